@@ -1,0 +1,1 @@
+"""Agents that come along: a real job to run with no account anywhere."""

@@ -1,0 +1,108 @@
+"""The settings. Their help text is their documentation: ``%config FlyteAgentNB`` prints it.
+
+Each can be set in a notebook (``%config FlyteAgentNB.pace = "propeller"``) or by an environment variable
+(``FLYTEAGENT_NB_PACE=propeller``). A run keeps the settings that it was submitted with.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Dict, Enum, Float, Int, TraitError, Unicode
+from traitlets.config import SingletonConfigurable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENT_PREFIX = "FLYTEAGENT_NB_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run, frozen. The fields are the traits of :class:`FlyteAgentNB`."""
+
+    pace: str = "adaptive"
+    deadline: float = 10.0
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    poll_failure_limit: float = 60.0
+    stop_grace: float = 5.0
+    calls_in_flight: int = 32
+    poll_rate: float = 200.0
+    runs_kept: int = 10_000
+    code: str = ""
+    run_folder: str = ""
+    project: str = "flytesnacks"
+    domain: str = "development"
+
+
+class FlyteAgentNB(SingletonConfigurable):
+    """Run Flyte agents in this kernel."""
+
+    pace = Enum(
+        ["adaptive", "propeller"],
+        default_value=Settings.pace,
+        help="How fast a job is polled. 'adaptive' begins with milliseconds and slows down with the job's age; 'propeller' keeps "
+        "FlytePropeller's own interval, rate and failure limit. Deadlines, retries and timeouts are propeller's in both.",
+    ).tag(config=True)
+    deadline = Float(
+        Settings.deadline,
+        min=0.0,
+        help="Seconds a call of an agent service may take; 0 for no limit. FlytePropeller's default service has 10.",
+    ).tag(config=True)
+    deadlines = Dict(
+        value_trait=Float(),
+        key_trait=Enum(["CreateTask", "GetTask", "DeleteTask", "ExecuteTaskSync", "ListAgents"]),
+        help="Seconds by operation, where they differ from `deadline`: {'ExecuteTaskSync': 60.0}.",
+    ).tag(config=True)
+    poll_failure_limit = Float(
+        Settings.poll_failure_limit,
+        min=0.0,
+        help="Seconds that polls may fail in a row before the run fails with their last error, after five at the least.",
+    ).tag(config=True)
+    stop_grace = Float(
+        Settings.stop_grace,
+        min=0.0,
+        help="Seconds that a stopped cell waits for its job to be deleted before it raises.",
+    ).tag(config=True)
+    calls_in_flight = Int(
+        Settings.calls_in_flight,
+        min=1,
+        help="Calls of agent services under way at once, over all runs; polls go before creates.",
+    ).tag(config=True)
+    poll_rate = Float(Settings.poll_rate, min=1.0, help="Polls a second, over all runs.").tag(config=True)
+    runs_kept = Int(
+        Settings.runs_kept, min=1, help="Finished runs that are kept; the oldest go first, with their files."
+    ).tag(config=True)
+    code = Enum(
+        ["", "kernel", "pickle", "image"],
+        default_value=Settings.code,
+        help="How an agent gets at the code of a function task that is defined in the notebook. 'kernel': it runs in this "
+        "kernel and imports __main__; 'pickle': the function is pickled into the run's folder, as flytekit's own interactive "
+        "mode does; 'image': the task's container image has it. Empty: such a task is refused, as a job that could not find "
+        "its code would fail later.",
+    ).tag(config=True)
+    run_folder = Unicode(
+        Settings.run_folder,
+        help="The folder for inputs and outputs of runs. Empty: a private temporary folder that goes with the kernel.",
+    ).tag(config=True)
+    project = Unicode(Settings.project, help="The project that a run's execution id names.").tag(config=True)
+    domain = Unicode(Settings.domain, help="The domain that a run's execution id names.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name, trait in self.class_traits(config=True).items():
+            text = os.environ.get(ENVIRONMENT_PREFIX + name.upper())
+            if text is None or name in kwargs:
+                continue
+            try:
+                setattr(self, name, trait.from_string(text))
+            except (TraitError, ValueError) as error:
+                raise TraitError(f"{ENVIRONMENT_PREFIX}{name.upper()}={text!r}: {error}") from error
+
+    def freeze(self) -> Settings:
+        """The settings as they are now."""
+        values = {f.name: getattr(self, f.name) for f in fields(Settings)}
+        values["deadlines"] = dict(values["deadlines"])
+        return Settings(**values)

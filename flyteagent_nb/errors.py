@@ -1,0 +1,307 @@
+"""The tree of errors: what failed, the facts as attributes, and one hint that says the way out.
+
+::
+
+    FlyteAgentNBError
+    ├── ArgumentError (ValueError)            a magic's line that cannot be read
+    ├── CellError (ValueError)                a cell's body that is not a task
+    ├── InputError (TypeError)                inputs that do not fit the task's interface
+    ├── OutputError (TypeError)               outputs that do not fit the task's interface
+    ├── CodeLocationError (ValueError)        a notebook's function that its agent could not reach
+    ├── AgentDefinitionError (TypeError)      an object that cannot be registered as an agent
+    ├── AgentNotFoundError (LookupError)      no agent of that name
+    ├── TaskTypeNotFoundError (LookupError)   no agent for a task type
+    ├── RunNotFoundError (LookupError)        no run with that id
+    ├── ServiceNotFoundError (LookupError)    no agent service of that name or address
+    ├── ServiceError (RuntimeError)           an agent service that does not start or answer
+    │   └── AddressInUseError (OSError)       a port or socket that somebody else has
+    ├── RunFailedError                        the task failed
+    │   ├── RunTimedOutError (TimeoutError)   the task's own timeout passed
+    │   └── RunAbortedError                   the run was cancelled
+    ├── WaitTimeoutError (TimeoutError)       a wait ended before the run did; the run goes on
+    └── WrongThreadError (RuntimeError)       a blocking wait on the loop's own thread
+
+    TaskStopped (KeyboardInterrupt)           the stop button; never caught by ``except Exception``
+
+Names that look alike are suggested by :func:`closest`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name among ``known`` that looks most like ``name``, or None where none is near."""
+    by_fold = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), by_fold, n=1, cutoff=0.6)
+    return by_fold[found[0]] if found else None
+
+
+class FlyteAgentNBError(Exception):
+    """The root of every error of ours that a person can meet.
+
+    Attributes:
+        message: what failed, in one sentence or a few lines.
+        hint: the way out, or an empty string.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def details(self) -> list[str]:
+        """The lines between the message and the hint: an agent's frames, a link."""
+        return []
+
+    def __str__(self) -> str:
+        lines = [self.message, *self.details()]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: our frames tell a person nothing."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
+
+class ArgumentError(FlyteAgentNBError, ValueError):
+    """A magic's line that cannot be read.
+
+    Attributes:
+        suggestion: the known word nearest to the wrong one, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", suggestion: str | None = None) -> None:
+        super().__init__(message, hint=hint or (f"did you mean {suggestion}?" if suggestion else ""))
+        self.suggestion = suggestion
+
+
+class CellError(FlyteAgentNBError, ValueError):
+    """A cell's body that does not parse, or in which there is no task.
+
+    Attributes:
+        line: the line in the cell, counted from 1 for the magic's own line, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", line: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.line = line
+
+
+class InputError(FlyteAgentNBError, TypeError):
+    """Inputs that do not fit the task's interface.
+
+    Attributes:
+        task: the task's name.
+        name: the input's name.
+    """
+
+    def __init__(self, message: str, *, task: str, name: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.task = task
+        self.name = name
+
+
+class OutputError(FlyteAgentNBError, TypeError):
+    """What an agent returned does not fit the task's interface.
+
+    Attributes:
+        task: the task's name.
+        name: the output's name.
+    """
+
+    def __init__(self, message: str, *, task: str, name: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.task = task
+        self.name = name
+
+
+class CodeLocationError(FlyteAgentNBError, ValueError):
+    """A function task that lives in the notebook, and whose agent has no stated way to its code.
+
+    Attributes:
+        task: the task's name.
+    """
+
+    def __init__(self, message: str, *, task: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.task = task
+
+
+class AgentDefinitionError(FlyteAgentNBError, TypeError):
+    """An object that cannot be registered: it is no agent, or it names no task type."""
+
+
+class AgentNotFoundError(FlyteAgentNBError, LookupError):
+    """No agent has that name.
+
+    Attributes:
+        name: the name asked for.
+        suggestion: the known one nearest to it, or None.
+    """
+
+    def __init__(self, message: str, *, name: str, suggestion: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint or (f"did you mean {suggestion}?" if suggestion else ""))
+        self.name = name
+        self.suggestion = suggestion
+
+
+class TaskTypeNotFoundError(FlyteAgentNBError, LookupError):
+    """No agent serves a task type.
+
+    Attributes:
+        task_type: the name asked for.
+        version: its version.
+        suggestion: the known type nearest to it, or None.
+    """
+
+    def __init__(
+        self, message: str, *, task_type: str, version: int = 0, suggestion: str | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint or (f"did you mean {suggestion}?" if suggestion else ""))
+        self.task_type = task_type
+        self.version = version
+        self.suggestion = suggestion
+
+
+class RunNotFoundError(FlyteAgentNBError, LookupError):
+    """No run has that id, or more than one begins with it.
+
+    Attributes:
+        run_id: the id or prefix asked for.
+    """
+
+    def __init__(self, message: str, *, run_id: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+
+
+class ServiceNotFoundError(FlyteAgentNBError, LookupError):
+    """No agent service has that name or address.
+
+    Attributes:
+        service: the name or address asked for.
+        suggestion: the known one nearest to it, or None.
+    """
+
+    def __init__(self, message: str, *, service: str, suggestion: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint or (f"did you mean {suggestion}?" if suggestion else ""))
+        self.service = service
+        self.suggestion = suggestion
+
+
+class ServiceError(FlyteAgentNBError, RuntimeError):
+    """An agent service that does not start or does not answer.
+
+    Attributes:
+        service: its name.
+        address: where it listens, or should.
+    """
+
+    def __init__(self, message: str, *, service: str, address: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.service = service
+        self.address = address
+
+
+class AddressInUseError(ServiceError, OSError):
+    """A port or socket that somebody else has."""
+
+
+class RunFailedError(FlyteAgentNBError):
+    """A run that ended without its outputs.
+
+    Attributes:
+        run_id: the run.
+        task: the task's name.
+        task_type: its type.
+        phase: the final phase's name, as Flyte spells it (``FAILED``, ``RETRYABLE_FAILED``, ``ABORTED``).
+        code: the error's code, as FlytePropeller would record it.
+        agent_message: the agent's own words.
+        frames: the frames of the agent's code, as ``file:line in function``, outermost first.
+        log_links: (name, address) pairs.
+        attempts: how many attempts were made.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        run_id: str,
+        task: str,
+        task_type: str,
+        phase: str,
+        code: str = "",
+        agent_message: str = "",
+        frames: Sequence[str] = (),
+        log_links: Sequence[tuple[str, str]] = (),
+        attempts: int = 1,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+        self.task = task
+        self.task_type = task_type
+        self.phase = phase
+        self.code = code
+        self.agent_message = agent_message
+        self.frames = tuple(frames)
+        self.log_links = tuple(log_links)
+        self.attempts = attempts
+
+    def details(self) -> list[str]:
+        """The agent's frames and its log links."""
+        return [*(f"  {f}" for f in self.frames), *(f"log: {name}: {uri}" for name, uri in self.log_links)]
+
+
+class RunTimedOutError(RunFailedError, TimeoutError):
+    """A run that took longer than the task's own timeout."""
+
+
+class RunAbortedError(RunFailedError):
+    """A run that was cancelled."""
+
+
+class WaitTimeoutError(FlyteAgentNBError, TimeoutError):
+    """A wait that ended before the run did. The run goes on.
+
+    Attributes:
+        run_id: the run.
+        seconds: how long was waited.
+    """
+
+    def __init__(self, message: str, *, run_id: str, seconds: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+        self.seconds = seconds
+
+
+class WrongThreadError(FlyteAgentNBError, RuntimeError):
+    """A blocking wait on the thread that would have to do the work."""
+
+
+class TaskStopped(KeyboardInterrupt):
+    """The stop button ended a wait, and the run with it where it could be stopped.
+
+    Attributes:
+        run_ids: the runs that were waited for.
+        hint: how to see what came of them, or an empty string.
+    """
+
+    def __init__(self, message: str, *, run_ids: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.run_ids = tuple(run_ids)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        return f"{type(self).__name__}: {self}".splitlines()

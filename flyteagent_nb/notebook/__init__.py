@@ -1,0 +1,1 @@
+"""What a person touches: the magics, their views, and plain calls of tasks in a notebook."""

@@ -1,0 +1,134 @@
+"""Types that a person writes in a magic's line, and types of values: text -> type, value -> type. Nothing is evaluated."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import datetime
+import enum
+import typing
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.errors import ArgumentError, InputError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
+    """The type that ``text`` names: ``int``, ``dict[str, int]``, ``Optional[str]``, ``DataFrame``, ``MyClass``, ``pl.DataFrame``.
+
+    Names are looked up in ``namespace``, then among Python's own, typing's, datetime's, and flytekit's.
+
+    Raises:
+        ArgumentError: a name that nothing is known of, or something that is no type.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise ArgumentError(
+            f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
+        ) from None
+    return _type(tree, text, namespace)
+
+
+def type_of_value(value: Any, name: str) -> Any:
+    """The type that an input with this value has: the value's own, with the elements' for lists and dicts.
+
+    Raises:
+        InputError: None, an empty list or mixed elements, of which no type can be told.
+    """
+    if value is None:
+        raise InputError(
+            f"the type of input '{name}' cannot be told from None", task="", name=name, hint="give it a value"
+        )
+    if isinstance(value, enum.Enum):
+        return type(value)
+    for plain in (bool, int, float, str):  # numpy's float64 is a float
+        if isinstance(value, plain):
+            return plain
+    if isinstance(value, list):
+        return list[_common(value, name)]  # type: ignore[misc]
+    if isinstance(value, dict):
+        if not value or not all(isinstance(key, str) for key in value):
+            return dict
+        try:
+            return dict[str, _common(list(value.values()), name)]  # type: ignore[misc]
+        except InputError:
+            return dict
+    for base in type(value).__mro__:  # pandas' Timestamp is a datetime
+        if base in (datetime.datetime, datetime.timedelta, datetime.date):
+            return base
+    return type(value)
+
+
+def _common(values: list[Any], name: str) -> Any:
+    types = {type_of_value(value, name) for value in values}
+    if types == {int, float}:
+        return float
+    if len(types) == 1:
+        return types.pop()
+    told = (
+        "it is empty"
+        if not types
+        else f"its elements are {', '.join(sorted(str(getattr(t, '__name__', t)) for t in types))}"
+    )
+    raise InputError(
+        f"the type of input '{name}' cannot be told: {told}",
+        task="",
+        name=name,
+        hint="give elements of one type, or write the task in Python, where the type stands",
+    )
+
+
+def _type(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant) and node.value is None:
+        return type(None)
+    if isinstance(node, ast.Name):
+        return _named(node.id, text, namespace)
+    if isinstance(node, ast.Attribute):
+        owner = _type(node.value, text, namespace)
+        if not hasattr(owner, node.attr):
+            raise ArgumentError(f"'{text}': {ast.unparse(node.value)} has no {node.attr}")
+        return getattr(owner, node.attr)
+    if isinstance(node, ast.Subscript):
+        owner = _type(node.value, text, namespace)
+        index = node.slice
+        arguments = tuple(_type(e, text, namespace) for e in (index.elts if isinstance(index, ast.Tuple) else [index]))
+        try:
+            return owner[arguments if len(arguments) > 1 else arguments[0]]
+        except TypeError as error:
+            raise ArgumentError(f"'{text}' is not a type: {error}") from None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return typing.Union[_type(node.left, text, namespace), _type(node.right, text, namespace)]  # noqa: UP007 - of values
+    raise ArgumentError(
+        f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
+    )
+
+
+def _named(name: str, text: str, namespace: Mapping[str, Any]) -> Any:
+    for scope in (namespace, vars(builtins), _flyte_types(), vars(typing), vars(datetime)):
+        if name in scope:
+            return scope[name]
+    if name == "DataFrame":
+        return dataframe_type()
+    common = ("int", "float", "str", "bool", "list", "dict", "datetime", "timedelta", "DataFrame")
+    near = closest(name, [*namespace, *common, *_flyte_types()])
+    raise ArgumentError(f"no type is called '{name}'" + (f" (in {text})" if text != name else ""), suggestion=near)
+
+
+def _flyte_types() -> dict[str, Any]:
+    from flytekit.types.directory import FlyteDirectory
+    from flytekit.types.file import FlyteFile
+    from flytekit.types.structured import StructuredDataset
+
+    return {"FlyteFile": FlyteFile, "FlyteDirectory": FlyteDirectory, "StructuredDataset": StructuredDataset}
+
+
+def dataframe_type() -> Any:
+    """pandas' DataFrame where pandas is installed, else flytekit's StructuredDataset."""
+    try:
+        import pandas
+    except ImportError:
+        return _flyte_types()["StructuredDataset"]
+    return pandas.DataFrame

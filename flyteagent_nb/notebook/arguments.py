@@ -1,0 +1,330 @@
+"""A magic's line -> its arguments, by the table of :mod:`flyteagent_nb.notebook.grammar`.
+
+A line is read without the magic's name. Nothing is looked up here: values stay as written, since they are read in the
+user's namespace (:func:`input_values`, :func:`config_value`, :func:`variable`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.notebook.grammar import (
+    AGENT_TASK,
+    OVERVIEW,
+    VERB_COMMANDS,
+    VERBS,
+    Argument,
+    Command,
+    Kind,
+    command_of,
+    help_text,
+)
+from flyteagent_nb.notebook.scanning import scan, unquoted
+from flyteagent_nb.notebook.values import config_value, duration, input_value, input_values, read, variable
+
+if TYPE_CHECKING:
+    import datetime
+
+__all__ = [
+    "VERBS",
+    "AgentArguments",
+    "AgentTaskArguments",
+    "SubmitArguments",
+    "config_value",
+    "duration",
+    "help_text",
+    "input_value",
+    "input_values",
+    "parse_agent",
+    "parse_agent_task",
+    "scan",
+    "split_option",
+    "variable",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitArguments:
+    """How a task is to be run; the same for ``%%agent_task`` and ``%agent run``.
+
+    Attributes:
+        inputs: name and value as written; None where the variable of that name is meant.
+        outputs: the variables that get the result; more than one unpacks it.
+        run_name: the variable that gets the Run, or "".
+        background: return the Run at once.
+        service: the agent service's name, or "".
+        retries: how often a failure is tried again, or None where the task says it.
+        timeout: the limit of an attempt, or None where the task says it; zero is no limit.
+        dry_run: send nothing.
+        quiet: show no live view.
+        help: only the help text was asked for; nothing else in here has a meaning but the verb.
+    """
+
+    inputs: tuple[tuple[str, str | None], ...] = ()
+    outputs: tuple[str, ...] = ()
+    run_name: str = ""
+    background: bool = False
+    service: str = ""
+    retries: int | None = None
+    timeout: datetime.timedelta | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    help: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentTaskArguments(SubmitArguments):
+    """The line of ``%%agent_task``.
+
+    Attributes:
+        task_type: the task type's name, or "" where the cell says it.
+        inputs_mapping: the text of ``--inputs``, or "".
+        config: key and value as written.
+        config_variable: the variable that holds the configuration, or "".
+        returns: name and type of each output as written, or None where nothing was declared.
+        language: ``auto``, ``sql``, ``python``, ``yaml`` or ``json``.
+        name: the task's name, or "".
+        code: where the agent finds the function: ``kernel``, ``pickle``, ``image``, or "" where nothing was said.
+    """
+
+    task_type: str = ""
+    inputs_mapping: str = ""
+    config: tuple[tuple[str, str], ...] = ()
+    config_variable: str = ""
+    returns: tuple[tuple[str, str], ...] | None = None
+    language: str = "auto"
+    name: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentArguments(SubmitArguments):
+    """The line of ``%agent``. Which attributes have a meaning depends on the verb.
+
+    Attributes:
+        verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
+        task: run: the variable that holds the task, with dots for attributes.
+        phase: runs: a phase's name, or "" for all.
+        limit: runs: how many, or None for all.
+        run_id: show and logs: an id, the beginning of one, or ``last``.
+        run_ids: cancel: the same, one or more; empty with ``all_runs``.
+        all_runs: cancel: every run that goes on.
+        follow: logs: until the run ends.
+        lines: logs: how many of the last lines, or None for all.
+        port: serve: the port, 0 for a free one.
+        host: serve: the address to listen on.
+        open: serve: without a token.
+        address: stop: which one, or "" for all.
+        task_type: remove: the task type's name.
+        version: remove: its version, or None for every version.
+    """
+
+    verb: str | None = None
+    task: str = ""
+    phase: str = ""
+    limit: int | None = None
+    run_id: str = ""
+    run_ids: tuple[str, ...] = ()
+    all_runs: bool = False
+    follow: bool = False
+    lines: int | None = None
+    port: int = 0
+    host: str = "127.0.0.1"
+    open: bool = False
+    address: str = ""
+    task_type: str = ""
+    version: int | None = None
+
+
+_Arguments = TypeVar("_Arguments", bound=SubmitArguments)
+
+
+def parse_agent_task(line: str) -> AgentTaskArguments:
+    """The arguments of ``%%agent_task``.
+
+    Raises:
+        ArgumentError: the line cannot be read; it names the option and the way out.
+    """
+    words = scan(line)
+    if _asks_help(words):
+        return AgentTaskArguments(help=True)
+    return _checked(AgentTaskArguments(**_values(AGENT_TASK, words)))
+
+
+def parse_agent(line: str) -> AgentArguments:
+    """The verb of ``%agent`` and its arguments.
+
+    Raises:
+        ArgumentError: the line cannot be read; it names the option and the way out.
+    """
+    words = scan(line)
+    if not words or is_option(words[0]):
+        return AgentArguments(help=_asks_help(words) or "help" in _values(OVERVIEW, words))
+    verb = unquoted(words.pop(0))
+    command = command_of("agent", verb)
+    if _asks_help(words):
+        return AgentArguments(verb=verb, help=True)
+    values = _values(command, words)
+    if "help" in values:  # within -fh
+        return AgentArguments(verb=verb, help=True)
+    if verb == "help":
+        topic = values.get("topic")
+        command_of("agent", topic)
+        return AgentArguments(verb=topic, help=True)
+    if verb == "remove":
+        values["task_type"], values["version"] = values["task_type"]
+    arguments = _checked(AgentArguments(verb=verb, **values))
+    if verb == "cancel" and bool(arguments.run_ids) == arguments.all_runs:
+        raise ArgumentError(
+            "%agent cancel takes the ids of runs or --all" + (", not both" if arguments.run_ids else ""),
+            hint="write %agent cancel last for the newest run; %agent runs lists them",
+        )
+    return arguments
+
+
+def _asks_help(words: list[str]) -> bool:
+    """Whether help is asked for; it is given whatever else is wrong with the line."""
+    before = words[: words.index("--")] if "--" in words else words
+    return "-h" in before or "--help" in before
+
+
+def _checked(arguments: _Arguments) -> _Arguments:
+    if arguments.outputs and arguments.background:
+        raise ArgumentError(
+            "-o waits for the result, and -b does not wait",
+            hint="bind the run with -r run instead of -o, and take run.result() when you need it",
+        )
+    return arguments
+
+
+def _values(command: Command, words: list[str]) -> dict[str, Any]:
+    """The values of a line by field; only what was given is there."""
+    rest = deque(words)
+    positionals: list[str] = []
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    while rest:
+        word = rest.popleft()
+        if word == "--":
+            positionals += rest
+            break
+        if not is_option(word):
+            positionals.append(word)
+            continue
+        for option, spelled, text in split_option(command, word):
+            if text is None and option.kind is not Kind.FLAG:
+                if not rest or is_option(rest[0]) or rest[0] == "--":
+                    found = f", and {rest[0]} is the next option" if rest else ""
+                    raise ArgumentError(f"{spelled} needs its {option.metavar}{found}", hint=option.help)
+                text = rest.popleft()
+            if option.field in given and not option.repeats:
+                hint = "-o a,b takes several names at once" if option.kind is Kind.NEW_NAMES else "give it once"
+                raise ArgumentError(_twice(spelled, given[option.field]), hint=hint)
+            given[option.field] = spelled
+            _store(values, option, spelled, text)
+    _place(command, positionals, values)
+    for option in command.arguments:
+        if option.required and option.field not in values and "help" not in values:
+            needed = " ".join(part for part in (*option.names[-1:], option.metavar) if part)
+            raise ArgumentError(
+                f"{command.title} needs {needed}: {option.help}", hint=f"{command.title} --help tells more"
+            )
+    return {field: tuple(v) if isinstance(v, list) else v for field, v in values.items()}
+
+
+def _twice(spelled: str, before: str) -> str:
+    return (
+        f"{spelled} is given twice" if spelled == before else f"{before} and {spelled} are the same option, given twice"
+    )
+
+
+def _place(command: Command, words: list[str], values: dict[str, Any]) -> None:
+    """Give the words that are no options to the positional arguments, in order."""
+    slots = deque(command.positionals)
+    for word in words:
+        if not slots or word.startswith("="):
+            raise _unexpected(command, word)
+        _store(values, slots[0], "", word)
+        if not slots[0].repeats:
+            slots.popleft()
+
+
+def _unexpected(command: Command, word: str) -> ArgumentError:
+    if word.startswith("=") or word.endswith("="):
+        hint = "write no white space around =: year=2024"
+    elif word.startswith(","):
+        hint = "write no white space around commas: a,b"
+    elif word.isdigit() and "--port" in command.options:
+        hint = f"write --port {word}"
+    elif "=" in word and command is AGENT_TASK:
+        hint = f"an input is written -i {word}, a setting -c {word}"
+    else:
+        hint = f"{command.title} --help tells what it takes; a text with white space stands in quotes"
+    return ArgumentError(f"{command.title} has no place for the word {word}", hint=hint)
+
+
+def _store(values: dict[str, Any], argument: Argument, spelled: str, text: str | None) -> None:
+    try:
+        value = True if text is None else read(argument, text)
+    except ArgumentError as error:
+        message = f"{spelled or argument.metavar}: {error.message}"
+        raise ArgumentError(message, hint=error.hint, suggestion=error.suggestion) from None
+    if not argument.repeats:
+        values[argument.field] = value
+        return
+    so_far = values.setdefault(argument.field, [])
+    if isinstance(value, tuple) and any(name == value[0] for name, _ in so_far):
+        raise ArgumentError(f"{spelled} {value[0]}".strip() + " is given twice", hint="give each its value once")
+    so_far.append(value)
+
+
+def is_option(word: str) -> bool:
+    """Whether a word is written as an option: ``-b``, ``--run``, but not ``-5`` or ``-``."""
+    return len(word) > 1 and word != "--" and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
+
+
+def split_option(command: Command, word: str) -> list[tuple[Argument, str, str | None]]:
+    """The options of a word, how each is spelled, and the text attached: ``-bq``, ``-iyear=1``, ``--retries=3``.
+
+    Raises:
+        ArgumentError: the command has no such option, or it is a flag and has a text.
+    """
+    options = command.options
+    if word.startswith("--"):
+        name, equals, text = word.partition("=")
+        if name not in options:
+            raise _unknown(command, name)
+        if equals and options[name].kind is Kind.FLAG:
+            raise ArgumentError(f"{name} takes no value", hint=f"write {name} alone, or leave it out")
+        if equals and not text:
+            raise ArgumentError(f"{name} needs its {options[name].metavar} after =", hint=options[name].help)
+        return [(options[name], name, text if equals else None)]
+    if f"-{word.partition('=')[0]}" in options:
+        raise ArgumentError(f"{word} begins with one dash", hint=f"write -{word}", suggestion=f"-{word}")
+    found: list[tuple[Argument, str, str | None]] = []
+    for i, letter in enumerate(word[1:], start=2):
+        name = f"-{letter}"
+        if name not in options:
+            raise _unknown(command, name, word)
+        if options[name].kind is not Kind.FLAG:
+            return [*found, (options[name], name, word[i:] or None)]
+        found.append((options[name], name, None))
+    return found
+
+
+def _unknown(command: Command, name: str, word: str = "") -> ArgumentError:
+    within = f" (in {word})" if word not in ("", name) else ""
+    message = f"{command.title} has no option {name}{within}"
+    if command.title == "%agent run" and name in ("-i", "--input", "--inputs"):
+        return ArgumentError(message, hint="inputs are written without it: %agent run my_task year=2024")
+    others = [c.title for c in (AGENT_TASK, *VERB_COMMANDS.values()) if name in c.options]
+    if others:
+        return ArgumentError(message, hint=f"it is an option of {' and of '.join(others)}")
+    longs = [n for n in command.options if n.startswith("--")] if name.startswith("--") else []
+    begun = [n for n in longs if n.startswith(name)]  # options are not abbreviated, but what was meant is plain
+    near = begun[0] if len(begun) == 1 else closest(name, longs)
+    hint = "" if near else f"its options are {', '.join(a.names[-1] for a in command.arguments if a.names)}"
+    return ArgumentError(message, hint=hint, suggestion=near)

@@ -1,0 +1,259 @@
+"""``%load_ext`` and ``%unload_ext``: every hook that we put into IPython, put in and taken out again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb import __version__
+from flyteagent_nb.errors import FlyteAgentNBError, TaskStopped
+from flyteagent_nb.loop import prepare_fork
+from flyteagent_nb.notebook import grammar, render
+from flyteagent_nb.notebook.completion import complete
+from flyteagent_nb.notebook.local_execution import LocalExecution
+from flyteagent_nb.notebook.magics import AgentMagics
+from flyteagent_nb.running.run import Run
+from flyteagent_nb.workspace import get_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyteagent_nb.workspace import Workspace
+
+
+class Extension:
+    """Our hooks in one IPython shell."""
+
+    def __init__(self, shell: Any, workspace: Workspace) -> None:
+        self._shell = shell
+        self._workspace = workspace
+        self._local = LocalExecution(workspace)
+        self._put_back: list[Callable[[], object]] = []
+
+    def load(self) -> None:
+        """Put every hook in, and open the workspace in the background."""
+        shell = self._shell
+        fork_safe = prepare_fork()
+        magics = AgentMagics(shell, self._workspace)
+        AgentMagics.agent_task.__doc__ = grammar.help_text("agent_task")
+        AgentMagics.agent.__doc__ = grammar.help_text("agent")
+        shell.register_magics(magics)
+        self._put_back.append(self._forget_magics)
+        self._show_errors()
+        self._show_runs()
+        self._complete()
+        shell.configurables.append(self._workspace.config)
+        self._put_back.append(lambda: shell.configurables.remove(self._workspace.config))
+        shell.events.register("post_run_cell", self._after_cell)
+        self._put_back.append(lambda: shell.events.unregister("post_run_cell", self._after_cell))
+        if not fork_safe:
+            self._system_by_subprocess()
+        self._put_back.append(self._local.remove)
+        self._workspace.open(on_flytekit=self._local.install)
+
+    def unload(self) -> int:
+        """Take every hook out and close the workspace.
+
+        Returns:
+            How many runs were still under way.
+        """
+        left = self._workspace.close()
+        while self._put_back:
+            self._put_back.pop()()
+        return left
+
+    def _forget_magics(self) -> None:
+        found = self._shell.magics_manager
+        for kind, name in (("line", "agent"), ("line", "agent_task"), ("cell", "agent_task")):
+            found.magics[kind].pop(name, None)
+        found.registry.pop(AgentMagics.__name__, None)
+
+    def _show_errors(self) -> None:
+        """Show our errors as our few lines, whoever has replaced the shell's traceback (flytekit brings rich's).
+
+        IPython has one slot for this: what was in it is asked for everything else, and put back at the end.
+        """
+        shell = self._shell
+        before_types, before = shell.custom_exceptions, shell.CustomTB
+
+        def show(
+            shell: Any, kind: type[BaseException], error: BaseException, traceback: Any, tb_offset: Any = None
+        ) -> Any:
+            if not isinstance(error, (FlyteAgentNBError, TaskStopped)):
+                return before(kind, error, traceback, tb_offset=tb_offset)
+            lines = error._render_traceback_()
+            type(shell)._showtraceback(shell, kind, error, lines)
+            return lines
+
+        shell.set_custom_exc((FlyteAgentNBError, TaskStopped, *before_types), show)
+        ours = shell.CustomTB
+
+        def put_back() -> None:
+            if shell.CustomTB is ours:
+                shell.custom_exceptions, shell.CustomTB = before_types, before
+
+        self._put_back.append(put_back)
+
+    def _show_runs(self) -> None:
+        formatters = self._shell.display_formatter.formatters
+        formatters["text/html"].for_type(Run, lambda run: render.run_html(run.snapshot))
+        formatters["text/plain"].for_type(Run, lambda run, printer, cycle: printer.text(render.run_text(run.snapshot)))
+
+        def put_back() -> None:
+            for kind in ("text/html", "text/plain"):
+                formatters[kind].pop(Run, None)
+
+        self._put_back.append(put_back)
+
+    def _complete(self) -> None:
+        from IPython.core.completer import SimpleCompletion, context_matcher
+
+        known = Session(self._shell, self._workspace)
+
+        @context_matcher()  # type: ignore[untyped-decorator]
+        def flyteagent_nb_matcher(context: Any) -> Any:
+            nothing: dict[str, Any] = {"completions": []}
+            lines = context.full_text.splitlines() or [""]
+            line = lines[context.cursor_line] if context.cursor_line < len(lines) else ""
+            for mark, magic in (("%%agent_task", "agent_task"), ("%agent", "agent")):
+                at = line.find(mark + " ")
+                if at < 0 or (magic == "agent_task" and (at or context.cursor_line)):
+                    continue
+                begin = at + len(mark) + 1
+                cursor = context.cursor_position - begin
+                if cursor < 0:
+                    return nothing
+                found = complete(magic, line[begin:], cursor, known)
+                return {
+                    "completions": [SimpleCompletion(text, type="magic") for text in found.matches],
+                    "matched_fragment": line[begin + found.start : context.cursor_position],
+                    "suppress": True,
+                }
+            return nothing
+
+        matchers = self._shell.Completer.custom_matchers
+        matchers.append(flyteagent_nb_matcher)
+        self._put_back.append(lambda: matchers.remove(flyteagent_nb_matcher))
+
+    def _after_cell(self, result: Any) -> None:
+        """Say what came up meanwhile, where a person looks, and from the main thread."""
+        error = result.error_in_exec
+        if isinstance(error, RuntimeError) and not isinstance(error, FlyteAgentNBError) and "event loop" in str(error):
+            self._workspace.notice(
+                "hint: %agent nest lets code in a cell run an event loop of its own, inside the kernel's"
+            )
+        for line in self._workspace.take_notices():
+            sys.stderr.write(line + "\n")
+
+    def _system_by_subprocess(self) -> None:
+        """Let ``!command`` go through subprocess, which runs no fork handlers: grpc was imported before us, with its own on."""
+        shell = self._shell
+        had = "system" in shell.__dict__
+        before = shell.__dict__.get("system")
+
+        def system(command: str) -> None:
+            text = shell.var_expand(command, depth=1)
+            with subprocess.Popen(
+                text,
+                shell=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            ) as process:
+                assert process.stdout is not None
+                try:
+                    for line in process.stdout:
+                        sys.stdout.write(line)
+                except KeyboardInterrupt:
+                    process.terminate()
+                    sys.stdout.write("^C\n")
+            shell.user_ns["_exit_code"] = process.returncode
+
+        shell.system = system
+
+        def put_back() -> None:
+            if had:
+                shell.system = before
+            else:
+                del shell.system
+
+        self._put_back.append(put_back)
+
+
+class Session:
+    """What is known by name, for completion. Nothing here waits."""
+
+    def __init__(self, shell: Any, workspace: Workspace) -> None:
+        self._shell = shell
+        self._workspace = workspace
+
+    def task_types(self) -> list[str]:
+        """The task types of the agents."""
+        return [entry.task_type for entry in self._workspace.catalog.entries()]
+
+    def run_ids(self) -> list[str]:
+        """The ids of the runs, newest first."""
+        return [run.id for run in self._workspace.runner.runs()] if self._workspace.state == "serving" else []
+
+    def variables(self) -> list[str]:
+        """The user's variables."""
+        hidden = self._shell.user_ns_hidden
+        return [name for name in self._shell.user_ns if not name.startswith("_") and name not in hidden]
+
+    def tasks(self) -> list[str]:
+        """The user's variables that hold tasks."""
+        if "flytekit" not in sys.modules:
+            return []
+        from flytekit.core.base_task import PythonTask
+
+        return [name for name in self.variables() if isinstance(self._shell.user_ns[name], PythonTask)]
+
+    def services(self) -> list[str]:
+        """The agent services."""
+        return ["kernel"]
+
+    def addresses(self) -> list[str]:
+        """The addresses that ``serve`` opened."""
+        return [address.target for address in self._workspace.addresses() if address.kind != "private"]
+
+    def config_fields(self, task_type: str) -> list[str]:
+        """The configuration keys of a task type."""
+        if "flytekit" not in sys.modules or not task_type:
+            return []
+        from flyteagent_nb.notebook.cells import config_fields
+
+        return config_fields(task_type)
+
+    def inputs(self, task: str) -> list[str]:
+        """The inputs of the task that a variable holds."""
+        interface = getattr(self._shell.user_ns.get(task), "python_interface", None)
+        return list(interface.inputs) if interface is not None else []
+
+
+_extension: Extension | None = None
+
+
+def load(shell: Any) -> None:
+    """Load into ``shell``; returns at once."""
+    global _extension
+    if _extension is not None:
+        return
+    _extension = Extension(shell, get_workspace())
+    _extension.load()
+    sys.stdout.write(
+        f"flyteagent_nb {__version__}: an agent service starts in this kernel. %agent shows it, %%agent_task runs a task.\n"
+    )
+
+
+def unload(shell: Any) -> None:
+    """Take everything out of ``shell``."""
+    global _extension
+    if _extension is None:
+        return
+    extension, _extension = _extension, None
+    left = extension.unload()
+    if left:
+        sys.stdout.write(f"flyteagent_nb: {left} run{'s were' if left > 1 else ' was'} under way; remote jobs go on.\n")

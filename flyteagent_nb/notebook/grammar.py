@@ -1,0 +1,339 @@
+"""The words of the magics: one table of arguments for each command, from which parsing, help and completion are made."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from flyteagent_nb.errors import ArgumentError, closest
+
+PHASES = (
+    "QUEUED", "WAITING_FOR_RESOURCES", "INITIALIZING", "RUNNING",
+    "SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED", "UNKNOWN",
+)  # fmt: skip
+LANGUAGES = ("auto", "sql", "python", "yaml", "json")
+CODE_LOCATIONS = ("kernel", "pickle", "image")
+_WIDTH = 80
+_INDENT = 26
+
+
+class Kind(Enum):
+    """What an argument's text means: how it is read, and what completes it."""
+
+    FLAG = auto()  # no text
+    TEXT = auto()
+    COUNT = auto()  # 0 and up
+    POSITIVE = auto()  # 1 and up
+    PORT = auto()
+    DURATION = auto()
+    CHOICE = auto()
+    NEW_NAME = auto()  # a variable that is bound
+    NEW_NAMES = auto()
+    VARIABLE = auto()  # a variable that is there
+    INPUT = auto()  # year=2024, or year alone
+    ASSIGNMENT = auto()  # year=2024
+    INPUTS = auto()  # a dict
+    CONFIG = auto()
+    RETURNS = auto()
+    TASK = auto()  # a variable that holds a task
+    TASK_TYPE = auto()
+    TASK_TYPE_VERSION = auto()  # TYPE, or TYPE@1
+    RUN_ID = auto()
+    SERVICE = auto()
+    ADDRESS = auto()
+    VERB = auto()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An option, or a positional argument where it has no names.
+
+    Attributes:
+        field: the attribute of the parsed arguments that it fills.
+        kind: what its text means.
+        names: how it is written, the short one first: ``("-i", "--input")``.
+        metavar: what stands for its text in the help; empty for a flag.
+        help: what it does.
+        repeats: whether it may be given more than once.
+        required: whether it must be given.
+        choices: the texts that it takes, for a choice.
+    """
+
+    field: str
+    kind: Kind
+    names: tuple[str, ...] = ()
+    metavar: str = ""
+    help: str = ""
+    repeats: bool = False
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """How errors call it: its long name, or its metavar."""
+        return self.names[-1] if self.names else self.metavar
+
+    @property
+    def usage(self) -> str:
+        """How it stands in the usage line: ``[-i NAME[=VALUE]]...``."""
+        text = " ".join(part for part in (self.names[0] if self.names else "", self.metavar) if part)
+        return (text if self.required else f"[{text}]") + ("..." if self.repeats else "")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What can be written on one magic's line: ``%%agent_task``, or a verb of ``%agent``.
+
+    Attributes:
+        title: how it begins: ``%agent run``.
+        summary: what it does, in one line.
+        description: what somebody must know who never saw it, or "".
+        arguments: the positional ones first, then the options, in the order of the help.
+        examples: a line of the notebook and what it does.
+    """
+
+    title: str
+    summary: str
+    description: str = ""
+    arguments: tuple[Argument, ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def positionals(self) -> tuple[Argument, ...]:
+        """The arguments without a name."""
+        return tuple(a for a in self.arguments if not a.names)
+
+    @property
+    def options(self) -> dict[str, Argument]:
+        """The arguments with a name, by each of their names."""
+        return {name: a for a in self.arguments for name in a.names}
+
+
+# fmt: off
+_OUTPUTS = Argument("outputs", Kind.NEW_NAMES, ("-o", "--output"), "NAMES",
+    "put the result into a variable; a,b unpacks it into two")
+_RUN_NAME = Argument("run_name", Kind.NEW_NAME, ("-r", "--run"), "NAME",
+    "put the run into a variable, also when it fails: it has the state, the logs and the result")
+_BACKGROUND = Argument("background", Kind.FLAG, ("-b", "--background"),
+    help="do not wait: the result is the run, which goes on in the background")
+_SERVICE = Argument("service", Kind.SERVICE, ("--service",), "NAME",
+    "which agent service does it; kernel is the one in this notebook")
+_RETRIES = Argument("retries", Kind.COUNT, ("--retries",), "N", "try again up to N times where a failure may pass")
+_TIMEOUT = Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "end an attempt that takes longer: 90s, 10m, 1h30m")
+_DRY_RUN = Argument("dry_run", Kind.FLAG, ("--dry-run",), help="show what would be sent to the agent, and send nothing")
+_QUIET = Argument("quiet", Kind.FLAG, ("-q", "--quiet"), help="show no progress; an error shows all the same")
+_HELP = Argument("help", Kind.FLAG, ("-h", "--help"), help="show this text")
+_RUN_ID = Argument("run_id", Kind.RUN_ID, (), "ID",
+    "a run: its id, the beginning of its id, or last for the newest", required=True)
+
+AGENT_TASK = Command(
+    "%%agent_task",
+    "Run the cell as a task of a Flyte agent",
+    "An agent is a small service that hands work to another system (a data warehouse, a batch cluster, a web API), "
+    "watches it there, and brings the result back. The cell says what the work is: SQL, YAML or JSON for the agent "
+    "of TASK_TYPE, or a Python function under @task. It is sent as it stands; values go in as inputs.",
+    (
+        Argument("task_type", Kind.TASK_TYPE, (), "TASK_TYPE",
+            "the kind of work, as %agent types lists them; not needed where the cell's @task says it"),
+        Argument("inputs", Kind.INPUT, ("-i", "--input"), "NAME[=VALUE]",
+            "an input: year=2024, region='US', rows=a_variable; year alone takes the variable year", repeats=True),
+        Argument("inputs_mapping", Kind.INPUTS, ("--inputs",), "DICT",
+            "many inputs: {'year': 2024}, dict(year=2024), or a variable that holds a dict"),
+        _OUTPUTS,
+        _RUN_NAME,
+        _BACKGROUND,
+        Argument("config", Kind.CONFIG, ("-c", "--config-value"), "KEY=VALUE",
+            "a setting of the task: Location=EU; $name takes a variable", repeats=True),
+        Argument("config_variable", Kind.VARIABLE, ("--config",), "VAR",
+            "a variable that holds the task's whole configuration"),
+        Argument("returns", Kind.RETURNS, ("--returns",), "NAME:TYPE,...",
+            "the outputs that the task has: path:str or n:int,rows:list[str]"),
+        _SERVICE,
+        _RETRIES,
+        _TIMEOUT,
+        Argument("language", Kind.CHOICE, ("--lang",), "LANG",
+            "what the cell is written in: auto (find out; the default), sql, python, yaml or json", choices=LANGUAGES),
+        Argument("name", Kind.TEXT, ("--name",), "N", "the task's name in lists of runs and in errors"),
+        Argument("code", Kind.CHOICE, ("--code",), "PLACE",
+            "where the agent finds a function of this notebook: kernel (in this process), pickle (sent along) or image "
+            "(in the task's container image)", choices=CODE_LOCATIONS),
+        _DRY_RUN,
+        _QUIET,
+        _HELP,
+    ),
+    (
+        ("%%agent_task duckdb -i year=2024 -o df", "run the cell's SQL with the input year; the table is in df"),
+        ("%%agent_task bigquery_query_job_task -c ProjectID=my-project -c Location=EU",
+            "the same in a data warehouse, with two settings of its task"),
+        ("%%agent_task -i rows=train -o score", "run the cell's @task function; its input rows is the variable train"),
+    ),
+)
+
+OVERVIEW = Command(
+    "%agent",
+    "Show the agents of this notebook and their runs",
+    "An agent is a small service that hands work to another system and brings the result back. A run is one piece of "
+    "such work. Without a verb, %agent shows the services, the kinds of work that they do, and the runs.",
+    (Argument("verb", Kind.VERB, (), "VERB", "what to do"), _HELP),
+    (("%agent", "the overview"), ("%agent run my_task year=2024", "run a task"), ("%agent help run", "what run can do")),
+)
+
+_VERBS = (
+    Command("%agent types", "List the kinds of work that the agents do", "", (_HELP,), (
+        ("%agent types", "each task type, its agent, and the service that it is on"),
+        ("types = %agent types", "the same, kept in a variable"),
+    )),
+    Command("%agent run", "Run a task that a variable holds", "", (
+        Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
+        Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE",
+            "an input: year=2024, region='US' or rows=a_variable", repeats=True),
+        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
+    ), (
+        ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
+        ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
+        ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
+    )),
+    Command("%agent runs", "List the runs, newest first", "", (
+        Argument("phase", Kind.CHOICE, ("--phase",), "PHASE",
+            "only those in this phase, such as RUNNING, SUCCEEDED or FAILED", choices=PHASES),
+        Argument("limit", Kind.POSITIVE, ("-n",), "N", "the newest N only"),
+        _HELP,
+    ), (
+        ("%agent runs", "all runs"),
+        ("%agent runs --phase FAILED -n 5", "the last five that failed"),
+    )),
+    Command("%agent show", "Show one run: its state, inputs, outputs and error", "", (_RUN_ID, _HELP), (
+        ("%agent show last", "the newest run"),
+        ("run = %agent show 3f2", "the run whose id begins with 3f2, kept in a variable"),
+    )),
+    Command("%agent logs", "Show what a run printed and logged", "", (
+        _RUN_ID,
+        Argument("follow", Kind.FLAG, ("-f", "--follow"), help="go on until the run ends"),
+        Argument("lines", Kind.POSITIVE, ("-n",), "LINES", "the last LINES only"),
+        _HELP,
+    ), (
+        ("%agent logs last", "all that it printed so far"),
+        ("%agent logs last -f -n 20", "its last 20 lines, then each new one"),
+    )),
+    Command("%agent cancel", "Stop runs, and the work that they started elsewhere", "", (
+        Argument("run_ids", Kind.RUN_ID, (), "ID", _RUN_ID.help, repeats=True),
+        Argument("all_runs", Kind.FLAG, ("--all",), help="every run that has not ended"),
+        _HELP,
+    ), (
+        ("%agent cancel last", "the newest run"),
+        ("%agent cancel 3f2 a41", "two runs, by the beginnings of their ids"),
+        ("%agent cancel --all", "all that have not ended"),
+    )),
+    Command("%agent serve", "Let others use this notebook's agents, over a network port",
+        "Opens one more address on the agent service of this notebook. A caller needs the token that is shown, unless "
+        "--open is given.", (
+        Argument("port", Kind.PORT, ("--port",), "N", "the port, 1 to 65535; 0 takes a free one", required=True),
+        Argument("host", Kind.TEXT, ("--host",), "ADDRESS",
+            "where to listen; if not given 127.0.0.1, which only this machine reaches"),
+        Argument("open", Kind.FLAG, ("--open",),
+            help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run tasks here"),
+        _HELP,
+    ), (
+        ("%agent serve --port 8000", "for another notebook on this machine"),
+        ("%agent serve --port 8000 --host 0.0.0.0 --open", "for a Flyte cluster that reaches this machine"),
+    )),
+    Command("%agent stop", "Close an address that serve opened", "", (
+        Argument("address", Kind.ADDRESS, (), "ADDRESS",
+            "which one, as %agent shows it; if not given, all that serve opened"),
+        _HELP,
+    ), (
+        ("%agent stop", "all of them"),
+        ("%agent stop 127.0.0.1:8000", "this one"),
+    )),
+    Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
+        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
+            "its task type, as %agent types lists it", required=True),
+        _HELP,
+    ), (
+        ("%agent remove my_job", "the agent of my_job, in every version"),
+        ("%agent remove my_job@1", "version 1 only"),
+    )),
+    Command("%agent nest", "Let blocking calls run inside async cells",
+        "A notebook has an event loop of its own, and some libraries refuse to block inside it. This applies "
+        "nest_asyncio to that loop, until the kernel is restarted.", (_HELP,), (
+        ("%agent nest", "once, before the cell that needs it"),
+    )),
+    Command("%agent help", "Show how the verbs are written", "", (
+        Argument("topic", Kind.VERB, (), "VERB", "the verb to tell about; if not given, all of them"),
+        _HELP,
+    ), (
+        ("%agent help", "all verbs"),
+        ("%agent help run", "one verb; the same as %agent run --help"),
+    )),
+)
+# fmt: on
+
+VERB_COMMANDS = {command.title.split()[1]: command for command in _VERBS}
+VERBS = {verb: command.summary for verb, command in VERB_COMMANDS.items()}
+"""The verbs of ``%agent``, each with what it does in one line."""
+
+
+def command_of(magic: str, verb: str | None = None) -> Command:
+    """The table of a magic (``agent_task`` or ``agent``, with or without its percent signs) and its verb.
+
+    Raises:
+        ArgumentError: there is no such magic or verb.
+    """
+    magic = magic.lstrip("%")
+    if magic == "agent_task" and verb is None:
+        return AGENT_TASK
+    if magic != "agent":
+        raise ArgumentError(f"there is no magic {magic}", hint="the magics are %%agent_task and %agent VERB")
+    if verb is None:
+        return OVERVIEW
+    if verb not in VERB_COMMANDS:
+        near = closest(verb, VERBS)
+        raise ArgumentError(
+            f"%agent has no verb {verb}",
+            hint=f"did you mean %agent {near}?" if near else f"the verbs are {', '.join(VERBS)}",
+            suggestion=near,
+        )
+    return VERB_COMMANDS[verb]
+
+
+def help_text(magic: str, verb: str | None = None) -> str:
+    """How a magic or a verb is written: usage, a line for each argument, and examples, in 80 columns.
+
+    Raises:
+        ArgumentError: there is no such magic or verb.
+    """
+    command = command_of(magic, verb)
+    usage = textwrap.fill(
+        # A no-break space keeps an option and its metavar on one line.
+        " ".join([command.title, *(a.usage.replace(" ", "\xa0") for a in command.arguments if a is not _HELP)]),
+        _WIDTH, subsequent_indent=" " * (len(command.title) + 1), break_on_hyphens=False, break_long_words=False,
+    ).replace("\xa0", " ")  # fmt: skip
+    parts = [usage, textwrap.fill(f"{command.summary}.", _WIDTH)]
+    if command.description:
+        parts.append(textwrap.fill(command.description, _WIDTH, break_on_hyphens=False))
+    positionals = [(a.metavar, a.help) for a in command.positionals]
+    if command is OVERVIEW:
+        parts.append(_table("Verbs", list(VERBS.items())))
+    elif positionals:
+        parts.append(_table("Arguments", positionals))
+    options = [
+        (", ".join(a.names) + (f" {a.metavar}" if a.metavar else ""), a.help) for a in command.arguments if a.names
+    ]
+    parts.append(_table("Options", options))
+    parts.append("\n".join(["Examples:", *(f"  {line}\n      {what}" for line, what in command.examples)]))
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> str:
+    lines = [f"{title}:"]
+    for left, text in rows:
+        lead = f"  {left}".ljust(_INDENT)
+        # A left side that is too wide takes a line of its own.
+        if len(lead) > _INDENT - 2 and not lead.endswith("  "):
+            lines.append(lead.rstrip())
+            lead = " " * _INDENT
+        lines += textwrap.wrap(
+            text, _WIDTH, initial_indent=lead, subsequent_indent=" " * _INDENT, break_on_hyphens=False
+        )
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""Make ``my_task(x=1)``, workflows and map tasks in a notebook run through the agent service.
+
+flytekit's local engine calls ``dispatch_execute`` of a task with literals; for a task that an agent runs, that call is answered by
+the runner. Caching, conditionals, dynamic and nested workflows stay flytekit's own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.notebook.waiting import stop_guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flytekit.core.base_task import PythonTask
+    from flytekit.core.context_manager import FlyteContext
+    from flytekit.models.literals import LiteralMap
+
+    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.workspace import Workspace
+
+
+class LocalExecution:
+    """flytekit's local execution, led to the runner while it is installed."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._put_back: list[Callable[[], object]] = []
+
+    def install(self) -> None:
+        """Take over; call it once flytekit has been imported. Idempotent."""
+        if self._put_back:
+            return
+        from flytekit.core.array_node_map_task import ArrayNodeMapTask
+        from flytekit.core.base_task import PythonTask
+        from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
+
+        through_agent = self._through_agent
+        run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
+        dispatch_execute = PythonTask.dispatch_execute
+        raw_execute = ArrayNodeMapTask._raw_execute
+
+        def dispatch(task: PythonTask[Any], ctx: FlyteContext, input_literal_map: LiteralMap) -> Any:
+            state = ctx.execution_state
+            if state is not None and state.is_local_execution() and through_agent(task):
+                return run_literals(task, ctx, input_literal_map)
+            return dispatch_execute(task, ctx, input_literal_map)
+
+        def map_over(mapped: ArrayNodeMapTask, **kwargs: Any) -> Any:
+            if through_agent(mapped.python_function_task):
+                return run_many(mapped, kwargs)
+            return raw_execute(mapped, **kwargs)
+
+        def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
+            return run_values(task, kwargs)
+
+        self._patch(PythonTask, "dispatch_execute", dispatch)
+        self._patch(ArrayNodeMapTask, "_raw_execute", map_over)
+        # Reached only by code that calls `task.execute(...)` itself.
+        self._patch(AsyncConnectorExecutorMixin, "execute", execute)
+        self._patch(SyncConnectorExecutorMixin, "execute", execute)
+
+    def remove(self) -> None:
+        """Put flytekit's own back. Idempotent."""
+        while self._put_back:
+            self._put_back.pop()()
+
+    def _patch(self, owner: type, name: str, replacement: Callable[..., Any]) -> None:
+        original = owner.__dict__[name]
+        replacement.__name__ = name
+        replacement.__qualname__ = f"{owner.__qualname__}.{name}"
+        replacement.__doc__ = original.__doc__
+
+        def put_back() -> None:
+            if owner.__dict__.get(name) is replacement:  # somebody else's patch on top of ours is left alone
+                setattr(owner, name, original)
+
+        setattr(owner, name, replacement)
+        self._put_back.append(put_back)
+
+    def _through_agent(self, task: Any) -> bool:
+        from flyteagent_nb.running.tasks import runs_on_agent
+
+        return runs_on_agent(task) or self._workspace.serves(task.task_type, task.task_type_version)
+
+    def _run_literals(self, task: PythonTask[Any], context: FlyteContext, inputs: LiteralMap) -> LiteralMap:
+        self._workspace.wait()
+        with stop_guard(self._workspace.config.stop_grace) as guard:
+            run = self._workspace.submit_literals(task, inputs, context)
+            guard.wait([run])
+        literals: LiteralMap = run.result()
+        return literals
+
+    def _run_values(self, task: PythonTask[Any], inputs: dict[str, Any]) -> Any:
+        self._workspace.wait()
+        with stop_guard(self._workspace.config.stop_grace) as guard:
+            run = self._workspace.submit(task, inputs)
+            guard.wait([run])
+        return run.result()
+
+    def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
+        """A map task: one run for each element, as many at a time as its concurrency says."""
+        task = mapped.python_function_task
+        names = list(mapped.interface.inputs)
+        over = [name for name in names if isinstance(inputs[name], list) and name not in mapped.bound_inputs]
+        count = len(inputs[over[0]]) if over else 0
+        ratio = getattr(mapped, "_min_success_ratio", None)
+        needed = getattr(mapped, "_min_successes", None) or (math.ceil(count * ratio) if ratio is not None else count)
+        at_once = mapped.concurrency or count or 1
+        runs: list[Run] = []
+        self._workspace.wait()
+        with stop_guard(self._workspace.config.stop_grace) as guard:
+            for start in range(0, count, at_once):
+                batch = [
+                    self._workspace.submit(
+                        task, {name: inputs[name][i] if name in over else inputs[name] for name in names}
+                    )
+                    for i in range(start, min(start + at_once, count))
+                ]
+                guard.wait(batch)
+                runs += batch
+        failed = [run for run in runs if run.error is not None]
+        if count - len(failed) < needed:
+            failed[0].result()
+        if not mapped.interface.outputs:
+            return []
+        return [None if run.error is not None else run.result() for run in runs]

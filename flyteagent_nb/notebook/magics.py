@@ -1,0 +1,255 @@
+"""``%%agent_task`` and ``%agent``: dispatch only. What they say is in the grammar, what they do is in the workspace."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.display import display
+
+from flyteagent_nb.errors import ArgumentError, CellError, WaitTimeoutError, closest
+from flyteagent_nb.notebook import arguments as grammar
+from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Overview, Pairs, RunList, Served, View, run_details
+from flyteagent_nb.notebook.waiting import stop_guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flyteagent_nb.notebook.arguments import AgentArguments, AgentTaskArguments, SubmitArguments
+    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.workspace import Workspace
+
+FOLLOW = 0.1
+"""Seconds between two looks at the output of a run that is followed."""
+
+
+@magics_class
+class AgentMagics(Magics):
+    """The magics of flyteagent_nb."""
+
+    shell: Any
+
+    def __init__(self, shell: Any, workspace: Workspace) -> None:
+        super().__init__(shell)
+        self._workspace = workspace
+
+    @no_var_expand
+    @line_cell_magic
+    def agent_task(self, line: str, cell: str | None = None) -> Any:
+        """Run the cell as a task of a Flyte agent."""
+        arguments = grammar.parse_agent_task(_without_question(line))
+        if arguments.help or line.rstrip().endswith("?"):
+            return Lines(grammar.help_text("agent_task").splitlines())
+        if cell is None:
+            raise CellError(
+                "%%agent_task is a cell magic: the task stands below its line", hint="write two percent signs"
+            )
+        workspace = self._workspace
+        workspace.wait()
+        self._known_type(arguments)
+        inputs = grammar.input_values(arguments.inputs, arguments.inputs_mapping, self.shell.user_ns)
+        from flyteagent_nb.notebook.cells import task_of_cell
+
+        task = task_of_cell(
+            arguments,
+            cell,
+            namespace=self.shell.user_ns,
+            inputs=inputs,
+            run_python=self._run_python,
+            versions=lambda name: [e.version for e in workspace.catalog.entries() if e.task_type == name],
+            default_name=f"{arguments.task_type}_{self.shell.execution_count}",
+        )
+        return self._execute(task, inputs, arguments, code=arguments.code)
+
+    @no_var_expand
+    @line_magic
+    def agent(self, line: str) -> Any:
+        """Show the agents of this notebook and their runs."""
+        arguments = grammar.parse_agent(_without_question(line))
+        if arguments.help or line.rstrip().endswith("?"):
+            return Lines(grammar.help_text("agent", arguments.verb).splitlines())
+        self._workspace.wait()
+        if arguments.verb is None:
+            return Overview(self._workspace)
+        verbs: dict[str, Callable[[AgentArguments], Any]] = {
+            "types": self._types,
+            "run": self._run,
+            "runs": self._runs,
+            "show": self._show,
+            "logs": self._logs,
+            "cancel": self._cancel,
+            "serve": self._serve,
+            "stop": self._stop,
+            "remove": self._remove,
+            "nest": self._nest,
+        }
+        return verbs[arguments.verb](arguments)
+
+    # --- the verbs ---
+
+    def _types(self, arguments: AgentArguments) -> View:
+        return AgentList(self._workspace.catalog.entries(), self._workspace.catalog.broken)
+
+    def _run(self, arguments: AgentArguments) -> Any:
+        from flytekit.core.base_task import PythonTask
+
+        namespace = self.shell.user_ns
+        task = grammar.variable(arguments.task, namespace)
+        if not isinstance(task, PythonTask):
+            tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
+            near = closest(arguments.task, tasks)
+            raise ArgumentError(
+                f"{arguments.task} is not a task but a {type(task).__name__}",
+                suggestion=near,
+                hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
+            )
+        return self._execute(task, grammar.input_values(arguments.inputs, "", namespace), arguments)
+
+    def _runs(self, arguments: AgentArguments) -> View:
+        runs = [run for run in self._workspace.runner.runs() if arguments.phase in ("", run.phase)]
+        return RunList(runs[: arguments.limit])
+
+    def _show(self, arguments: AgentArguments) -> View:
+        return run_details(self._workspace, self._workspace.runner.find(arguments.run_id))
+
+    def _logs(self, arguments: AgentArguments) -> View | None:
+        run = self._workspace.runner.find(arguments.run_id)
+        if arguments.follow:
+            self._follow(run)
+            return None
+        lines = run.logs()
+        return Lines(lines if arguments.lines is None else lines[-arguments.lines :])
+
+    def _cancel(self, arguments: AgentArguments) -> View:
+        runner = self._workspace.runner
+        runs = (
+            [run for run in runner.runs() if not run.done]
+            if arguments.all_runs
+            else [runner.find(i) for i in arguments.run_ids]
+        )
+        for run in runs:
+            run.cancel()
+        until = time.monotonic() + self._workspace.config.stop_grace
+        for run in runs:
+            try:
+                run.exception(max(0.0, until - time.monotonic()))
+            except WaitTimeoutError:
+                break  # the list tells which of them are still stopping
+        return RunList(runs)
+
+    def _serve(self, arguments: AgentArguments) -> View:
+        address = self._workspace.serve(arguments.port, arguments.host, open=arguments.open)
+        return Served(address)
+
+    def _stop(self, arguments: AgentArguments) -> View:
+        stopped = self._workspace.stop_serving(arguments.address or None)
+        return Pairs(
+            [("stopped", address.target) for address in stopped]
+            or [("stopped", "nothing: only the private socket is served")]
+        )
+
+    def _remove(self, arguments: AgentArguments) -> View:
+        removed = self._workspace.remove(arguments.task_type, arguments.version)
+        return AgentList(removed, ())
+
+    def _nest(self, arguments: AgentArguments) -> View:
+        loop = asyncio.get_event_loop_policy().get_event_loop()
+        if _nested(loop):
+            return Pairs([("nested loops", "work already: the kernel's loop is patched")])
+        import nest_asyncio
+
+        nest_asyncio.apply(loop)
+        return Pairs([("nested loops", "work now: asyncio.run and run_until_complete may be called in a cell")])
+
+    # --- running ---
+
+    def _execute(self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, code: str = "") -> Any:
+        """Submit, wait unless told not to, bind and show."""
+        workspace, namespace = self._workspace, self.shell.user_ns
+        retries, timeout = arguments.retries, arguments.timeout
+        seconds = None if timeout is None else timeout.total_seconds()
+        if arguments.dry_run:
+            call = workspace.call_of(task, inputs, retries=retries, timeout=seconds, code=code)
+            return DryRun(
+                call.template, call.inputs if call.inputs is not None or call.prepare is None else call.prepare()
+            )
+        service = arguments.service or None
+        if arguments.background:
+            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            self._bind(arguments.run_name, run)
+            return run
+        with stop_guard(workspace.config.stop_grace) as guard:
+            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            self._bind(arguments.run_name, run)
+            guard.wait([run])
+        value = run.result()
+        if not arguments.quiet:
+            display(run)  # type: ignore[no-untyped-call]
+        if not arguments.outputs:
+            return value
+        if len(arguments.outputs) == 1:
+            namespace[arguments.outputs[0]] = value
+            return None
+        values = list(value) if isinstance(value, tuple) else [value]
+        if len(values) != len(arguments.outputs):
+            raise ArgumentError(
+                f"-o {','.join(arguments.outputs)} names {len(arguments.outputs)} variables, and the task has {len(values)} outputs",
+                hint=f"the run is {run.id}: %agent show {run.id}; its values are in run.outputs",
+            )
+        namespace.update(zip(arguments.outputs, values, strict=True))
+        return None
+
+    def _bind(self, name: str, run: Run) -> None:
+        if name:
+            self.shell.user_ns[name] = run
+
+    def _follow(self, run: Run) -> None:
+        """Print what comes until the run ends; the stop button ends the following, not the run."""
+        shown = 0
+        while True:
+            done = run.done
+            lines, shown = self._workspace.captured_since(run.id, shown)
+            for line in lines:
+                sys.stdout.write(line + "\n")
+            if done:
+                return
+            _wait(run, FOLLOW)
+
+    def _run_python(self, body: str) -> Any:
+        """Run the cell in the user's namespace as IPython would; the value of a last expression."""
+        shell = self.shell
+        code = shell.transform_cell(body)
+        name = shell.compile.cache(code, shell.execution_count, raw_code=body)
+        tree = ast.parse(code, name)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), shell.user_ns)  # the user's own cell, in the user's own namespace
+        if last is None:
+            return None
+        return eval(compile(ast.Expression(last.value), name, "eval"), shell.user_ns)
+
+    def _known_type(self, arguments: AgentTaskArguments) -> None:
+        """Tell of a misspelt task type before the cell is read as the wrong language."""
+        if arguments.task_type and not arguments.service:
+            entries = self._workspace.catalog.entries()
+            if all(e.task_type != arguments.task_type for e in entries):
+                self._workspace.catalog.current(arguments.task_type)
+
+
+def _wait(run: Run, seconds: float) -> None:
+    """Wait for the end of a run, ``seconds`` at most."""
+    try:
+        run.exception(seconds)
+    except WaitTimeoutError:
+        return
+
+
+def _without_question(line: str) -> str:
+    return line.rstrip().removesuffix("?")
+
+
+def _nested(loop: Any) -> bool:
+    return hasattr(loop, "_nest_patched") or getattr(asyncio.run, "__module__", "").startswith("nest_asyncio")

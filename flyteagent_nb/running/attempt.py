@@ -1,0 +1,435 @@
+"""One attempt of a run: one sync call, or create, gets and outputs, with a delete where the job must stop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from flyteidl.admin.agent_pb2 import (
+    CreateRequestHeader,
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    ExecuteTaskSyncRequest,
+    GetTaskRequest,
+    TaskCategory,
+)
+from google.protobuf import json_format
+
+from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, ServiceError, TaskTypeNotFoundError
+from flyteagent_nb.running import propeller
+from flyteagent_nb.running.interface import interface_mismatch
+from flyteagent_nb.running.journal import AttemptRecord
+from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
+from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
+from flyteagent_nb.running.services import SyncReplyError, deadline_of
+
+if TYPE_CHECKING:
+    from flyteidl.admin.agent_pb2 import Resource
+    from flyteidl.core.literals_pb2 import LiteralMap
+
+    from flyteagent_nb.running.routing import Resolved
+    from flyteagent_nb.running.runner import Driven, Runner
+
+DELETE_TRIES = 5
+"""How often a delete that fails is sent, with a growing pause between."""
+
+_FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
+_NO_ANSWER = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
+
+
+class Cancelled(Exception):
+    """The run was cancelled. The text tells what became of the job where that is not plain."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class Ended(Exception):
+    """The run has failed for good."""
+
+    def __init__(self, phase: str, error: RunFailedError | OutputError, code: str) -> None:
+        super().__init__(code)
+        self.phase = phase
+        self.error = error
+        self.code = code
+
+
+class Attempt:
+    """One attempt. ``run()`` returns its outputs in a tuple of one, or the failure that a retry may follow."""
+
+    def __init__(
+        self, runner: Runner, driven: Driven, number: int, attempts: int, inputs: LiteralMap, limit: float | None
+    ) -> None:
+        self._runner = runner
+        self._driven = driven
+        self._number = number
+        self._attempts = attempts
+        self._inputs = inputs
+        self._limit = limit
+        self._began = time.monotonic()
+        self._prefix = ""
+        self._category = TaskCategory(name=driven.call.template.type, version=driven.call.template.task_type_version)
+        self._resource_meta: bytes | None = None
+        self._resolved: Resolved | None = None
+
+    async def run(self) -> tuple[LiteralMap] | Failure:
+        """Make the attempt.
+
+        Raises:
+            Cancelled: the run was cancelled; the job was deleted, or the text says why not.
+            Ended: the failure is permanent.
+            FlyteAgentNBError: no service has the task type.
+        """
+        driven, runner = self._driven, self._runner
+        resolved = await runner.interruptible(driven, self._resolve())
+        changes = {"service": resolved.service.name, "agent": resolved.agent, "is_sync": resolved.is_sync}
+        runner.publish(driven, **changes, **({"phase": "RUNNING"} if resolved.is_sync else {}))
+        self._prefix = runner.storage.prefix(driven.run.id, self._number)
+        template = driven.call.template
+        if template.WhichOneof("target") in ("container", "k8s_pod"):
+            try:
+                template = render_template(template, self._variables())
+            except TemplateError as error:  # the create fails, as propeller's does
+                return propeller.create_failed(str(error))
+            write = runner.storage.write_inputs
+            await runner.interruptible(driven, asyncio.to_thread(write, self._prefix, self._inputs))
+        if resolved.is_sync:
+            return await self._sync(resolved, template)
+        return await self._async(resolved, template)
+
+    def check_run_limit(self, failure: Failure) -> None:
+        """End the run where its own limit, twice the task's timeout, is used up or the failure is final."""
+        if not failure.retryable:
+            raise self._ended(failure)
+        limit = propeller.run_limit(self._limit)
+        if limit is not None and time.monotonic() - self._driven.started >= limit and self._number < self._attempts:
+            raise self._ended(propeller.run_timed_out(limit))
+
+    def exhausted(self, failure: Failure) -> Ended:
+        """The end after the last attempt."""
+        return self._ended(failure, propeller.exhausted(failure, self._number, self._attempts))
+
+    # --- sync ---
+
+    async def _sync(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
+        driven, runner = self._driven, self._runner
+        header = CreateRequestHeader(
+            template=template, output_prefix=self._prefix, task_execution_metadata=self._execution_metadata()
+        )
+        deadline = self._deadline("ExecuteTaskSync")
+        if self._limit is not None:
+            deadline = min(self._limit, deadline) if deadline else self._limit
+        call = resolved.service.execute(
+            ExecuteTaskSyncRequest(header=header), ExecuteTaskSyncRequest(inputs=self._inputs), driven.run.id, deadline
+        )
+        try:
+            async with runner.budget.execute():
+                resource = await runner.interruptible(driven, call)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline == self._limit:
+                return propeller.attempt_timed_out(self._limit or 0.0)
+            return propeller.create_failed(_said(error, "ExecuteTaskSync", deadline))
+        except SyncReplyError as error:
+            return propeller.create_failed(str(error))
+        except Cancelled:
+            raise Cancelled("its call was ended; a `do` that runs in a thread may finish what it is doing") from None
+        try:
+            phase = propeller.resolve_phase(resource)
+            step = propeller.sync_step(phase)
+        except (propeller.UnknownPhaseError, propeller.SyncNotFinalError) as error:
+            raise self._ended(Failure(propeller.TASK_FAILED, str(error), retryable=False)) from None
+        self._show(resource, phase)
+        return await self._act(step, phase, resource)
+
+    # --- async ---
+
+    async def _async(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
+        driven, runner = self._driven, self._runner
+        record = AttemptRecord(self._number, resolved.service.name, self._prefix)
+        await runner.journal.intend(driven.run.id, record)
+        deadline = self._deadline("CreateTask")
+        request = CreateTaskRequest(
+            inputs=self._inputs,
+            template=template,
+            output_prefix=self._prefix,
+            task_execution_metadata=self._execution_metadata(),
+        )
+        try:
+            async with runner.budget.create():
+                if driven.cancelled:
+                    await runner.journal.ended(driven.run.id, "ABORTED")
+                    raise Cancelled("")
+                self._resource_meta = await resolved.service.create(request, driven.run.id, deadline)
+        except grpc.aio.AioRpcError as error:
+            failure = propeller.create_failed(_said(error, "CreateTask", deadline))
+            unknown = error.code() in _NO_ANSWER
+            await runner.journal.ended(driven.run.id, "unknown" if unknown else "FAILED", failure.message)
+            if unknown:
+                self._note(
+                    f"attempt {self._number}: outcome unknown: the create ended without an answer ({error.code().name}); "
+                    "it may have made a job"
+                )
+            if driven.cancelled:
+                raise Cancelled(f"its create failed: {failure.message}") from None
+            return failure
+        await runner.journal.created(driven.run.id, self._resource_meta)
+        result = await self._follow(resolved)
+        return result
+
+    async def _follow(self, resolved: Resolved) -> tuple[LiteralMap] | Failure:
+        """Get after get, until the job is over."""
+        driven, runner = self._driven, self._runner
+        pace = propeller.PROPELLER if driven.settings.pace == "propeller" else propeller.ADAPTIVE
+        deadline = self._deadline("GetTask")
+        created = time.monotonic()
+        request = GetTaskRequest(
+            task_type=self._category.name,
+            task_category=self._category,
+            resource_meta=self._resource_meta,
+            output_prefix=self._prefix,
+        )
+        polls = failures = 0
+        failing_since = 0.0
+        while True:
+            now = time.monotonic()
+            if failures:
+                delay = propeller.failure_backoff(failures, runner.jitter())
+            else:
+                delay = propeller.poll_delay(pace, polls, now - created, runner.jitter())
+                floor = propeller.poll_floor(pace, runner.active, driven.settings.poll_rate)
+                delay = max(delay, floor * (0.9 + 0.2 * runner.jitter()))
+            if self._limit is not None:
+                delay = min(delay, max(0.0, self._began + self._limit - now))
+            await driven.pause(delay)
+            if driven.cancelled:
+                await self._abort(resolved)
+            if self._limit is not None and time.monotonic() - self._began >= self._limit:
+                await self._delete(resolved)
+                await runner.journal.ended(driven.run.id, "FAILED", "timeout")
+                return propeller.attempt_timed_out(self._limit)
+            polls += 1
+            try:
+                resolved = await self._resolve_again(resolved)
+                resource = await runner.interruptible(driven, self._get(resolved, request, deadline))
+                phase = propeller.resolve_phase(resource)
+            except Cancelled:
+                await self._abort(resolved)
+            except (grpc.aio.AioRpcError, propeller.UnknownPhaseError) as error:
+                failures += 1
+                failing_since = failing_since or time.monotonic()
+                said = _said(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                runner.publish(driven, message=f"poll {failures} failed: {said.splitlines()[0][:300]}")
+                limit = driven.settings.poll_failure_limit
+                if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
+                    await runner.journal.ended(driven.run.id, "unknown", said)
+                    self._note(
+                        f"the job may still run: {failures} polls in a row failed, so it was given up, not deleted"
+                    )
+                    raise self._ended(propeller.polls_failed(said)) from None
+                continue
+            failures, failing_since = 0, 0.0
+            self._show(resource, phase)
+            step = propeller.next_step(phase)
+            if step is not Step.WAIT:
+                await runner.journal.ended(driven.run.id, phase.name, resource.message)
+                return await self._act(step, phase, resource)
+
+    async def _get(self, resolved: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
+        async with self._runner.budget.follow():
+            return await resolved.service.get(request, self._driven.run.id, deadline)
+
+    async def _abort(self, resolved: Resolved) -> NoReturn:
+        problem = await self._delete(resolved)
+        await self._runner.journal.ended(self._driven.run.id, "unknown" if problem else "ABORTED", problem)
+        if problem:
+            raise Cancelled(
+                f"its job could not be deleted and may still run: {problem}",
+                hint=f"%agent show {self._driven.run.id} tells the job's resource meta",
+            )
+        raise Cancelled("")
+
+    async def _delete(self, resolved: Resolved) -> str:
+        """Send DeleteTask until it works; what is wrong where it does not."""
+        request = DeleteTaskRequest(
+            task_type=self._category.name, task_category=self._category, resource_meta=self._resource_meta
+        )
+        deadline = self._deadline("DeleteTask")
+        problem = ""
+        for failed in range(DELETE_TRIES):
+            if failed:
+                await asyncio.sleep(propeller.failure_backoff(failed, self._runner.jitter()))
+            try:
+                resolved = await self._resolve_again(resolved)
+                async with self._runner.budget.follow():
+                    await resolved.service.delete(request, self._driven.run.id, deadline)
+            except grpc.aio.AioRpcError as error:
+                problem = f"{error.code().name}: {(error.details() or '').splitlines()[0] if error.details() else ''}"
+                if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                    break  # nobody is there who could delete it: asking again changes nothing
+            else:
+                return ""
+        self._note(f"attempt {self._number}: the job could not be deleted: {problem}")
+        return problem
+
+    # --- both ---
+
+    async def _act(self, step: Step, phase: Phase, resource: Resource) -> tuple[LiteralMap] | Failure:
+        if step is Step.READ_OUTPUTS:
+            return await self._read_outputs(resource)
+        failure = propeller.failure_of(resource, phase)
+        if resource.message:  # the agent's own words, without propeller's around them
+            failure = dataclasses.replace(failure, message=resource.message)
+        if step is Step.RETRY:
+            return failure
+        raise self._ended(failure, phase=phase.name)
+
+    async def _read_outputs(self, resource: Resource) -> tuple[LiteralMap] | Failure:
+        declared = self._driven.call.template.interface.outputs.variables
+        source = propeller.outputs_source(bool(declared), resource)
+        outputs = resource.outputs
+        if source is OutputsSource.NONE:
+            return (outputs,)
+        if source is OutputsSource.STORAGE:
+            storage = self._runner.storage
+            try:
+                document = await asyncio.to_thread(storage.read_error, self._prefix)
+                if document is not None:
+                    return propeller.failure_of_document(document)
+                stored = await asyncio.to_thread(storage.read_outputs, self._prefix)
+            except (ValueError, OSError) as error:
+                raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, str(error), retryable=False)) from None
+            if stored is None:
+                failure = propeller.outputs_not_found()
+                return dataclasses.replace(
+                    failure, message=f"{failure.message}: neither in the reply nor as {self._prefix}/outputs.pb"
+                )
+            outputs = stored
+        wrong = interface_mismatch(declared, outputs)
+        if wrong is not None:
+            name, what = wrong
+            mismatch = OutputError(
+                f"output '{name}' of task '{self._driven.call.name}' {what}",
+                task=self._driven.call.name,
+                name=name,
+                hint="the agent's outputs and the task's interface disagree: change one of them (FlytePropeller would let it pass, "
+                "and the next task would fail on it)",
+            )
+            raise Ended("FAILED", mismatch, "OutputMismatch")
+        return (outputs,)
+
+    def _show(self, resource: Resource, phase: Phase) -> None:
+        self._runner.publish(
+            self._driven,
+            phase=phase.name,
+            message=resource.message,
+            log_links=tuple((link.name, link.uri) for link in resource.log_links)
+            or self._driven.run.snapshot.log_links,
+            custom_info=json_format.MessageToDict(resource.custom_info)
+            if resource.HasField("custom_info")
+            else self._driven.run.snapshot.custom_info,
+        )
+
+    def _note(self, text: str) -> None:
+        self._runner.publish(self._driven, notes=(*self._driven.run.snapshot.notes, text))
+
+    async def _resolve(self) -> Resolved:
+        return await self._runner.router.resolve(self._category.name, self._category.version, self._driven.service)
+
+    async def _resolve_again(self, before: Resolved) -> Resolved:
+        """The service for the next get or delete; the one before where nobody lists the type any more."""
+        try:
+            return await self._resolve()
+        except (TaskTypeNotFoundError, ServiceError):
+            return before
+
+    def _deadline(self, operation: str) -> float | None:
+        return deadline_of(operation, self._driven.settings.deadlines, self._driven.settings.deadline)
+
+    def _execution_metadata(self) -> Any:
+        settings = self._driven.settings
+        return propeller.execution_metadata(
+            run_id=self._driven.run.id,
+            task_name=self._driven.call.name,
+            project=settings.project,
+            domain=settings.domain,
+            version="notebook",
+            attempt=self._number,
+            attempts=self._attempts,
+        )
+
+    def _variables(self) -> TemplateVariables:
+        settings = self._driven.settings
+        return TemplateVariables(
+            input_path=f"{self._prefix}/inputs.pb",
+            input_prefix=self._prefix,
+            output_prefix=self._prefix,
+            raw_output_prefix=f"{self._prefix}/raw",
+            per_retry_unique_key=f"{self._driven.run.id}-{self._number - 1}",
+            task_template_path=f"{self._prefix}/task.pb",
+            prev_checkpoint_prefix=f"{self._previous()}/checkpoints" if self._number > 1 else "",
+            checkpoint_prefix=f"{self._prefix}/checkpoints",
+            namespace=f"{settings.project}-{settings.domain}",
+            inputs=self._inputs,
+        )
+
+    def _previous(self) -> str:
+        return f"{self._runner.storage.root}/{self._driven.run.id}-{self._number - 1}"
+
+    def _ended(self, failure: Failure, final: Failure | None = None, *, phase: str = "FAILED") -> Ended:
+        """The error that the user sees."""
+        final = final or failure
+        s = self._driven.run.snapshot
+        said, frames = _words(failure.message)
+        how_often = f" after {self._number} attempts" if self._number > 1 else ""
+        kind = RunTimedOutError if failure.code == propeller.TIMED_OUT else RunFailedError
+        hints = []
+        if self._runner.captured(self._driven.run):
+            hints.append(f"%agent logs {s.id} shows what the agent printed")
+        hints.append(f"%agent show {s.id} tells all of it")
+        error = kind(
+            f"task '{s.name}' ({s.task_type}) failed{how_often}: {said}",
+            run_id=s.id,
+            task=s.name,
+            task_type=s.task_type,
+            phase=phase,
+            code=final.code,
+            agent_message=failure.message,
+            frames=frames,
+            log_links=s.log_links,
+            attempts=self._number,
+            hint=", ".join(hints),
+        )
+        return Ended(phase, error, final.code)
+
+
+def _said(error: grpc.aio.AioRpcError, operation: str, deadline: float | None) -> str:
+    """What a service answered instead of a reply, as a person can use it."""
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None:
+        return (
+            f"{operation} took more than its deadline, {deadline:g} s (FlytePropeller's default; for longer: "
+            f"%config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
+        )
+    details = error.details() or ""
+    # INTERNAL is how an agent's exception travels: its own words say more than the status.
+    return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
+
+
+def _words(message: str) -> tuple[str, list[str]]:
+    """An agent's message without the frames that our servicers add to it, and the frames."""
+    said, frames = [], []
+    for line in message.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            frames.append(frame[1])
+        else:
+            said.append(line)
+    shown = said[:12]
+    if len(said) > 12:
+        shown.append(f"[{len(said) - 12} more lines: %agent show]")
+    return "\n".join(line[:2000] for line in shown).strip() or "the agent gave no reason", frames

@@ -1,0 +1,289 @@
+"""What a user holds: ``Run``, the handle of one execution of a task, and ``RunSnapshot``, its frozen state.
+
+Only the loop's thread publishes snapshots, each by one assignment; every other thread reads them. The handle reaches the runner
+through a protocol and imports nothing else of its wing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+HEARTBEAT = 0.05
+"""Seconds between two looks at the loop while a cell awaits a run: a signal is only seen when the loop wakes."""
+
+FINAL_PHASES = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "RETRYABLE_FAILED"})
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChange:
+    """A phase and when the runner saw it (seconds since the epoch)."""
+
+    phase: str
+    at: float
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """The state of a run at one moment.
+
+    Attributes:
+        id: the run's id, 10 hexadecimal digits.
+        name: the task's name.
+        task_type: the task's type.
+        version: the version of the task type.
+        service: the agent service that has it, or an empty string until it is known.
+        agent: the agent's name, as the service lists it.
+        is_sync: whether one call does it all.
+        phase: Flyte's name of the phase: QUEUED, WAITING_FOR_RESOURCES, INITIALIZING, RUNNING, SUCCEEDED, FAILED, ABORTED.
+        phases: the phases it went through.
+        message: the agent's last message.
+        log_links: (name, address) pairs.
+        custom_info: what the agent tells of the job, or None.
+        attempt: the attempt under way, from 1.
+        attempts: how many there may be.
+        submitted: seconds since the epoch.
+        ended: seconds since the epoch, or None.
+        seconds: how long it took, by a monotonic clock, or None while it runs.
+        stopping: whether a cancel was asked for.
+        notes: what a person should know about earlier attempts or about a job that may live on.
+        error: why it failed, or None.
+        error_code: the code that FlytePropeller would record, or an empty string.
+    """
+
+    id: str
+    name: str
+    task_type: str
+    version: int = 0
+    service: str = ""
+    agent: str = ""
+    is_sync: bool = False
+    phase: str = "QUEUED"
+    phases: tuple[PhaseChange, ...] = ()
+    message: str = ""
+    log_links: tuple[tuple[str, str], ...] = ()
+    custom_info: Mapping[str, Any] | None = None
+    attempt: int = 1
+    attempts: int = 1
+    submitted: float = field(default_factory=time.time)
+    ended: float | None = None
+    seconds: float | None = None
+    stopping: bool = False
+    notes: tuple[str, ...] = ()
+    error: FlyteAgentNBError | None = None
+    error_code: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self.ended is not None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was submitted, until it ended."""
+        return self.seconds if self.seconds is not None else time.time() - self.submitted
+
+
+class RunControl(Protocol):
+    """What a handle asks of its runner. Every method may be called on any thread."""
+
+    def cancel(self, run: Run) -> None:
+        """Stop the job and end the run."""
+
+    def captured(self, run: Run) -> list[str]:
+        """The lines that the agent printed and logged for the run, where its service is in this kernel."""
+
+    def check_may_block(self) -> None:
+        """Raise WrongThreadError where a blocking wait would wait for itself."""
+
+
+class Run:
+    """One execution of a task by an agent: ``await run``, ``run.result()``, ``run.cancel()``.
+
+    It is made by :func:`flyteagent_nb.submit` and the magics. Ending a wait never ends the run: use :meth:`cancel`.
+    """
+
+    __slots__ = ("__weakref__", "_control", "_future", "_outputs", "_returned", "_snapshot", "_watchers")
+
+    def __init__(self, snapshot: RunSnapshot, control: RunControl) -> None:
+        self._snapshot = snapshot
+        self._control = control
+        self._outputs: dict[str, Any] | None = None
+        self._returned: Any = None
+        self._watchers: tuple[Callable[[Run], object], ...] = ()
+        self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._future.set_running_or_notify_cancel()  # so that cancelling a wait cannot cancel it
+
+    def __repr__(self) -> str:
+        s = self._snapshot
+        return f"<Run {s.id} {s.name} ({s.task_type}) {s.phase}>"
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """Its state now, frozen."""
+        return self._snapshot
+
+    @property
+    def id(self) -> str:
+        """The run's id; any unique prefix of it names it in the magics."""
+        return self._snapshot.id
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self._snapshot.name
+
+    @property
+    def task_type(self) -> str:
+        """The task's type."""
+        return self._snapshot.task_type
+
+    @property
+    def service(self) -> str:
+        """The agent service that has the run, or an empty string until it is known."""
+        return self._snapshot.service
+
+    @property
+    def phase(self) -> str:
+        """Flyte's name of its phase."""
+        return self._snapshot.phase
+
+    @property
+    def phases(self) -> tuple[PhaseChange, ...]:
+        """The phases it went through, with their times."""
+        return self._snapshot.phases
+
+    @property
+    def message(self) -> str:
+        """The agent's last message."""
+        return self._snapshot.message
+
+    @property
+    def log_links(self) -> tuple[tuple[str, str], ...]:
+        """(name, address) pairs."""
+        return self._snapshot.log_links
+
+    @property
+    def custom_info(self) -> Mapping[str, Any] | None:
+        """What the agent tells of the job."""
+        return self._snapshot.custom_info
+
+    @property
+    def attempt(self) -> int:
+        """The attempt under way, from 1."""
+        return self._snapshot.attempt
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._snapshot.done
+
+    @property
+    def error(self) -> FlyteAgentNBError | None:
+        """Why it failed, or None."""
+        return self._snapshot.error
+
+    @property
+    def outputs(self) -> dict[str, Any] | None:
+        """Its outputs by name, as Python values, or None where it has not succeeded."""
+        return None if self._outputs is None else dict(self._outputs)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return what calling the task would return.
+
+        Args:
+            timeout: seconds to wait; None waits for ever. The run goes on when the wait ends.
+
+        Raises:
+            RunFailedError: the task failed, timed out or was cancelled.
+            WaitTimeoutError: ``timeout`` passed first.
+            WrongThreadError: on the thread of the agent service, inside an agent's ``async def``.
+        """
+        if not self._future.done():
+            self._control.check_may_block()
+            try:
+                self._future.result(timeout)
+            except concurrent.futures.TimeoutError:
+                if not self._future.done():
+                    raise WaitTimeoutError(
+                        f"run {self.id} of {self.name} is {self.phase} after {timeout:g} s; it goes on",
+                        run_id=self.id,
+                        seconds=timeout or 0.0,
+                        hint=f"run.result() waits on, %agent cancel {self.id} stops it",
+                    ) from None
+        return self._value()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        if not self._future.done():
+            waiter = asyncio.wrap_future(self._future)
+            while not waiter.done():
+                await asyncio.wait({waiter}, timeout=HEARTBEAT)
+        return self._value()
+
+    def _value(self) -> Any:
+        error = self._snapshot.error
+        if error is not None:
+            # A copy of the traceback would grow with each wait on the same error object.
+            raise error.with_traceback(None)
+        return self._returned
+
+    def cancel(self) -> None:
+        """Stop the job and end the run; returns at once. A run that has ended stays as it is."""
+        self._control.cancel(self)
+
+    def logs(self) -> list[str]:
+        """The lines that the agent printed and logged for this run.
+
+        They are kept for agents of this kernel; another service has its logs behind :attr:`log_links`.
+        """
+        return self._control.captured(self)
+
+    def exception(self, timeout: float | None = None) -> FlyteAgentNBError | None:
+        """Wait as :meth:`result` does, and return the error, or None."""
+        try:
+            self.result(timeout)
+        except WaitTimeoutError:
+            raise
+        except FlyteAgentNBError as error:
+            return error
+        return None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it ended because it was cancelled."""
+        return isinstance(self._snapshot.error, RunAbortedError)
+
+    def watch(self, callback: Callable[[Run], object]) -> None:
+        """Call ``callback(run)`` after each new snapshot, on the loop's thread: it must only enqueue."""
+        self._watchers = (*self._watchers, callback)
+
+    # --- the runner's side, on the loop's thread only ---
+
+    def publish(self, snapshot: RunSnapshot) -> None:
+        """Show a new state."""
+        self._snapshot = snapshot
+        for callback in self._watchers:
+            callback(self)
+
+    def finish(self, snapshot: RunSnapshot, outputs: dict[str, Any] | None, returned: Any) -> None:
+        """Show the last state and wake whoever waits."""
+        self._outputs = outputs
+        self._returned = returned
+        self.publish(snapshot)
+        self._future.set_result(None)
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once it has ended, on the loop's thread; at once where it has."""
+        self._future.add_done_callback(lambda _: callback())

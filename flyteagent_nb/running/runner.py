@@ -1,0 +1,349 @@
+"""The attempt loop: create, get, outputs or delete, retry. What FlytePropeller does with an agent, from inside the kernel.
+
+The runner owns the asyncio task of each run; whoever waits for a run only waits. Stopping is a message to the runner: a create in
+flight ends within its deadline, then its job is deleted. On the loop's thread only, but for ``submit``, ``cancel`` and what reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import random
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, RunNotFoundError
+from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
+from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyteagent_nb.config import Settings
+    from flyteagent_nb.loop import LoopThread
+    from flyteagent_nb.running.budget import CallBudget
+    from flyteagent_nb.running.journal import AttemptRecord, Journal
+    from flyteagent_nb.running.propeller import Failure
+    from flyteagent_nb.running.routing import Router
+    from flyteagent_nb.running.storage import RunStorage
+    from flyteagent_nb.running.tasks import TaskCall
+
+CONVERTERS = 4
+"""Threads that turn values into literals and back."""
+
+
+@dataclass(slots=True, eq=False)
+class Driven:
+    """A run under way, as the runner sees it."""
+
+    run: Run
+    call: TaskCall
+    settings: Settings
+    service: str | None
+    started: float
+    cancelled: bool = False
+    waiter: asyncio.Future[None] | None = None
+    in_call: asyncio.Task[Any] | None = None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, or be woken by a cancel."""
+        if self.cancelled:
+            return
+        loop = asyncio.get_running_loop()
+        self.waiter = waiter = loop.create_future()
+        timer = loop.call_later(seconds, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self.waiter = None
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Runner:
+    """Runs tasks through agent services, as FlytePropeller would.
+
+    Attributes:
+        active: how many runs are under way.
+    """
+
+    def __init__(
+        self,
+        thread: LoopThread,
+        router: Router,
+        journal: Journal,
+        storage: RunStorage,
+        *,
+        captured: Callable[[str], list[str]],
+        forgotten: Callable[[str], None],
+        budget: CallBudget,
+    ) -> None:
+        self.thread = thread
+        self.router = router
+        self.journal = journal
+        self.storage = storage
+        self.budget = budget
+        self._captured = captured
+        self._forgotten = forgotten
+        self._runs: collections.OrderedDict[str, Run] = collections.OrderedDict()
+        self._driven: dict[str, Driven] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = concurrent.futures.ThreadPoolExecutor(CONVERTERS, thread_name_prefix="flyteagent_nb-types")
+
+    # --- any thread ---
+
+    @property
+    def active(self) -> int:
+        """How many runs are under way."""
+        return len(self._driven)
+
+    def submit(self, call: TaskCall, settings: Settings, service: str | None = None) -> Run:
+        """Start a run and return its handle at once.
+
+        Args:
+            call: the task and its inputs.
+            settings: frozen here, for the whole run.
+            service: the agent service that must run it, or None for the router's choice.
+        """
+        now = time.time()
+        metadata = call.template.metadata
+        snapshot = RunSnapshot(
+            id=secrets.token_hex(5),
+            name=call.name,
+            task_type=call.template.type,
+            version=call.template.task_type_version,
+            phases=(PhaseChange("QUEUED", now),),
+            attempts=metadata.retries.retries + 1,
+            submitted=now,
+        )
+        run = Run(snapshot, self)
+        driven = Driven(run, call, settings, service, time.monotonic())
+        self._runs[run.id] = run
+        self._driven[run.id] = driven
+        self.thread.call_soon(self._start, driven)
+        return run
+
+    def cancel(self, run: Run) -> None:
+        """Stop the job and end the run; returns at once."""
+        self.thread.call_soon(self._cancel, run.id)
+
+    def captured(self, run: Run) -> list[str]:
+        """The lines that the agent printed and logged for the run."""
+        return self._captured(run.id)
+
+    def check_may_block(self) -> None:
+        """Raise WrongThreadError on the loop's own thread."""
+        self.thread.check_may_block()
+
+    def runs(self) -> list[Run]:
+        """The runs that are kept, newest first."""
+        return list(reversed(tuple(self._runs.values())))
+
+    def find(self, prefix: str) -> Run:
+        """The run whose id begins with ``prefix``, or the newest for ``last``.
+
+        Raises:
+            RunNotFoundError: none does, or several.
+        """
+        runs = self.runs()
+        if prefix == "last" and runs:
+            return runs[0]
+        found = [run for run in runs if prefix and run.id.startswith(prefix)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise RunNotFoundError(
+                "there is no run yet" if not runs else f"no run's id begins with '{prefix}'",
+                run_id=prefix,
+                hint="%agent runs lists them" if runs else "",
+            )
+        ids = ", ".join(f"{run.id} ({run.name})" for run in found[:5])
+        raise RunNotFoundError(
+            f"{len(found)} runs begin with '{prefix}': {ids}", run_id=prefix, hint="give more of the id"
+        )
+
+    def attempts(self, run: Run) -> tuple[AttemptRecord, ...]:
+        """What the journal has of a run's attempts."""
+        return self.journal.attempts(run.id)
+
+    # --- the loop's thread ---
+
+    async def close(self, grace: float) -> int:
+        """End every run's task within ``grace`` seconds; their jobs are left running.
+
+        Returns:
+            How many runs were still under way.
+        """
+        open_runs = len(self._driven)
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return open_runs
+
+    def _start(self, driven: Driven) -> None:
+        task = asyncio.get_running_loop().create_task(self._drive(driven))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel(self, run_id: str) -> None:
+        driven = self._driven.get(run_id)
+        if driven is None or driven.cancelled:
+            return
+        driven.cancelled = True
+        self.publish(driven, stopping=True)
+        if driven.waiter is not None:
+            _wake(driven.waiter)
+        if driven.in_call is not None:  # a sync call, or a wait before the create: nothing is left behind
+            driven.in_call.cancel()
+
+    async def _drive(self, driven: Driven) -> None:
+        outputs: tuple[dict[str, Any], Any] | None = None
+        error: FlyteAgentNBError | None = None
+        phase, code = "FAILED", ""
+        try:
+            outputs = await self._attempts(driven)
+            phase = "SUCCEEDED"
+        except Cancelled as stop:
+            phase, error = "ABORTED", self._aborted(driven, stop)
+        except Ended as end:
+            phase, error, code = end.phase, end.error, end.code
+        except FlyteAgentNBError as ours:
+            error = ours
+        except asyncio.CancelledError:  # the runner closes: the job is left as it is
+            phase = "ABORTED"
+            error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
+        except Exception as bug:  # whatever it is, whoever waits must wake; the cause is kept
+            error = FlyteAgentNBError(f"the runner failed on task '{driven.call.name}': {type(bug).__name__}: {bug}")
+            error.__cause__ = bug
+        self._finish(driven, phase, outputs, error, code)
+
+    async def _attempts(self, driven: Driven) -> tuple[dict[str, Any], Any]:
+        """Attempt after attempt, until one succeeds or no retry is left."""
+        call = driven.call
+        inputs = call.inputs
+        if inputs is None:
+            assert call.prepare is not None
+            inputs = await self._on_worker(driven, call.prepare)
+        timeout = call.template.metadata.timeout
+        limit = timeout.seconds + timeout.nanos / 1e9 or None
+        attempts = driven.run.snapshot.attempts
+        failure: Failure | None = None
+        for number in range(1, attempts + 1):
+            if driven.cancelled:
+                raise Cancelled("")
+            if number > 1:
+                self.publish(driven, attempt=number, phase="QUEUED", message=failure.message if failure else "")
+            attempt = Attempt(self, driven, number, attempts, inputs, limit)
+            result = await attempt.run()
+            if isinstance(result, tuple):
+                literals = result[0]
+                if call.converts_at_once:
+                    return call.convert(literals)
+                converted: tuple[dict[str, Any], Any] = await self._on_worker(
+                    driven, functools.partial(call.convert, literals)
+                )
+                return converted
+            failure = result
+            attempt.check_run_limit(failure)
+        assert failure is not None
+        raise attempt.exhausted(failure)
+
+    async def _on_worker(self, driven: Driven, work: Callable[[], Any]) -> Any:
+        """Run ``work`` on a converting thread; a cancel ends the wait."""
+        return await self.interruptible(driven, asyncio.get_running_loop().run_in_executor(self._pool, work))
+
+    async def interruptible(self, driven: Driven, work: Any) -> Any:
+        """Await ``work``; a cancel of the run cancels it.
+
+        Raises:
+            Cancelled: the run was cancelled meanwhile.
+        """
+        driven.in_call = task = asyncio.ensure_future(work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if driven.cancelled and task.cancelled():
+                raise Cancelled("") from None
+            task.cancel()
+            raise
+        finally:
+            driven.in_call = None
+
+    def publish(self, driven: Driven, **changes: Any) -> None:
+        """Show a changed state; a new phase is added to the phases."""
+        snapshot = driven.run.snapshot
+        phase = changes.get("phase", snapshot.phase)
+        attempt = changes.get("attempt", snapshot.attempt)
+        if phase != snapshot.phase or attempt != snapshot.attempt:
+            changes["phases"] = (*snapshot.phases, PhaseChange(phase, time.time(), attempt))
+        driven.run.publish(dataclasses.replace(snapshot, **changes))
+
+    def jitter(self) -> float:
+        """A number in [0, 1), so that runs that began together do not poll together."""
+        return random.random()
+
+    def _aborted(self, driven: Driven, stop: Cancelled) -> RunAbortedError:
+        s = driven.run.snapshot
+        return RunAbortedError(
+            f"run {s.id} of task '{s.name}' was cancelled" + (f": {stop}" if str(stop) else ""),
+            run_id=s.id,
+            task=s.name,
+            task_type=s.task_type,
+            phase="ABORTED",
+            log_links=s.log_links,
+            attempts=s.attempt,
+            hint=stop.hint,
+        )
+
+    def _finish(
+        self,
+        driven: Driven,
+        phase: str,
+        outputs: tuple[dict[str, Any], Any] | None,
+        error: FlyteAgentNBError | None,
+        code: str,
+    ) -> None:
+        run = driven.run
+        snapshot = run.snapshot
+        now = time.time()
+        values, returned = outputs if outputs is not None else (None, None)
+        phases = snapshot.phases
+        if phases[-1].phase != phase:
+            phases = (*phases, PhaseChange(phase, now, snapshot.attempt))
+        self._driven.pop(run.id, None)
+        run.finish(
+            dataclasses.replace(
+                snapshot,
+                phase=phase,
+                phases=phases,
+                ended=now,
+                seconds=time.monotonic() - driven.started,
+                error=error,
+                error_code=code,
+            ),
+            values,
+            returned,
+        )
+        self._forget_old(driven.settings.runs_kept)
+
+    def _forget_old(self, kept: int) -> None:
+        excess = len(self._runs) - len(self._driven) - kept
+        if excess <= 0:
+            return
+        for run in [run for run in tuple(self._runs.values()) if run.done][:excess]:
+            del self._runs[run.id]
+            self.journal.forget(run.id)
+            self._forgotten(run.id)
+            self._pool.submit(self.storage.forget, run.id, run.attempt)

@@ -1,0 +1,137 @@
+"""The client of one agent service: its channel, the deadline of each call, and the calls."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from flyteidl.admin.agent_pb2 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    ExecuteTaskSyncRequest,
+    GetTaskLogsRequest,
+    GetTaskRequest,
+    ListAgentsRequest,
+)
+from flyteidl.service.agent_pb2_grpc import AgentMetadataServiceStub, AsyncAgentServiceStub, SyncAgentServiceStub
+
+from flyteagent_nb import wire
+from flyteagent_nb.running import propeller
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from flyteidl.admin.agent_pb2 import Agent, Resource
+
+    from flyteagent_nb.loop import ForkGate
+
+
+class SyncReplyError(ValueError):
+    """A sync call that ended well and brought nothing to work with."""
+
+
+class AgentService:
+    """One agent service. Every method is a coroutine of the loop that it was made on.
+
+    All calls raise ``grpc.aio.AioRpcError`` where the service answers with an error or not at all.
+
+    Attributes:
+        name: what the user calls it; the kernel's own is ``kernel``.
+        target: its gRPC address.
+    """
+
+    def __init__(self, name: str, target: str, *, token: str | None = None, gate: ForkGate | None = None) -> None:
+        self.name = name
+        self.target = target
+        self._gate = gate
+        self._token = (wire.token_metadata(token),) if token else ()
+        self._channel = grpc.aio.insecure_channel(target, options=wire.OPTIONS)
+        self._async = AsyncAgentServiceStub(self._channel)
+        self._sync = SyncAgentServiceStub(self._channel)
+        self._metadata = AgentMetadataServiceStub(self._channel)
+
+    async def create(self, request: CreateTaskRequest, run_id: str, deadline: float | None) -> bytes:
+        """CreateTask: the resource meta of the job."""
+        reply = await self._unary(self._async.CreateTask, request, run_id, deadline)
+        return bytes(reply.resource_meta)
+
+    async def get(self, request: GetTaskRequest, run_id: str, deadline: float | None) -> Resource:
+        """GetTask: the state of the job."""
+        return (await self._unary(self._async.GetTask, request, run_id, deadline)).resource
+
+    async def delete(self, request: DeleteTaskRequest, run_id: str, deadline: float | None) -> None:
+        """DeleteTask: stop the job."""
+        await self._unary(self._async.DeleteTask, request, run_id, deadline)
+
+    async def list_agents(self, deadline: float | None) -> tuple[Agent, ...]:
+        """ListAgents: what the service serves."""
+        return tuple((await self._unary(self._metadata.ListAgents, ListAgentsRequest(), "", deadline)).agents)
+
+    async def execute(
+        self, header: ExecuteTaskSyncRequest, inputs: ExecuteTaskSyncRequest, run_id: str, deadline: float | None
+    ) -> Resource:
+        """ExecuteTaskSync: header, inputs, half-close, one message. Cancelling the caller cancels the call.
+
+        Raises:
+            SyncReplyError: the one message has no header.
+        """
+        async with self._gate.call() if self._gate else contextlib.nullcontext():
+            call = self._sync.ExecuteTaskSync(
+                _both(header, inputs), timeout=deadline, metadata=self._call_metadata(run_id)
+            )
+            try:
+                reply = await call.read()
+                if reply is grpc.aio.EOF:
+                    await _raise_status(call)
+                # The status comes right behind the message; a call that is dropped before it counts as cancelled.
+                await call.code()
+            finally:
+                if not call.done():
+                    call.cancel()
+        if not reply.HasField("header"):
+            raise SyncReplyError("the service answered without a header, so without a result")
+        return reply.header.resource
+
+    async def logs(self, request: GetTaskLogsRequest, run_id: str, deadline: float | None) -> AsyncIterator[str]:
+        """GetTaskLogs: the job's own log lines, as the service streams them."""
+        call = self._async.GetTaskLogs(request, timeout=deadline, metadata=self._call_metadata(run_id))
+        async for reply in call:
+            for line in reply.body.results:
+                yield line
+            for structured in reply.body.structured_lines:
+                yield structured.message
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        await self._channel.close()
+
+    async def _unary(self, method: Any, request: Any, run_id: str, deadline: float | None) -> Any:
+        if self._gate is None:
+            return await method(request, timeout=deadline, metadata=self._call_metadata(run_id))
+        async with self._gate.call():
+            return await method(request, timeout=deadline, metadata=self._call_metadata(run_id))
+
+    def _call_metadata(self, run_id: str) -> tuple[tuple[str, str], ...]:
+        return ((wire.RUN_ID_KEY, run_id), *self._token) if run_id else self._token
+
+
+async def _both(
+    header: ExecuteTaskSyncRequest, inputs: ExecuteTaskSyncRequest
+) -> AsyncIterator[ExecuteTaskSyncRequest]:
+    yield header
+    yield inputs
+
+
+async def _raise_status(call: Any) -> None:
+    code = await call.code()
+    details = await call.details()
+    if code is grpc.StatusCode.OK:
+        raise SyncReplyError("the service ended the call without an answer")
+    raise grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
+
+
+def deadline_of(operation: str, deadlines: Mapping[str, float], default: float) -> float | None:
+    """Seconds a call of ``operation`` may take; None for no limit."""
+    return propeller.deadline(operation, deadlines, default or None) or None

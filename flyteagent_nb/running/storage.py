@@ -1,0 +1,88 @@
+"""A run's folder: an output prefix for each attempt, with inputs.pb, outputs.pb and error.pb.
+
+Folders are private to the user (mode 0700), files 0600.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flyteidl.core.errors_pb2 import ErrorDocument
+from flyteidl.core.literals_pb2 import LiteralMap
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+class RunStorage:
+    """The folders of all runs, under one root.
+
+    Attributes:
+        root: the folder that holds a folder for each attempt.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._own = not root
+        if root:
+            self.root = Path(root).expanduser().absolute()
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            self.root = Path(tempfile.mkdtemp(prefix="flyteagent_nb-"))
+
+    def prefix(self, run_id: str, attempt: int) -> str:
+        """The output prefix of an attempt (from 1); its folder is made."""
+        folder = f"{self.root}/{run_id}-{attempt}"
+        os.mkdir(folder, 0o700)
+        return folder
+
+    def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
+        """Write inputs.pb under ``prefix``."""
+        descriptor = os.open(f"{prefix}/inputs.pb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(inputs.SerializeToString())
+
+    def read_error(self, prefix: str) -> ErrorDocument | None:
+        """error.pb under ``prefix``, or None where there is none.
+
+        Raises:
+            ValueError: it is there and is not an ErrorDocument.
+        """
+        document = ErrorDocument()
+        return document if _read(f"{prefix}/error.pb", document) else None
+
+    def read_outputs(self, prefix: str) -> LiteralMap | None:
+        """outputs.pb under ``prefix``, or None where there is none.
+
+        Raises:
+            ValueError: it is there and is not a LiteralMap.
+        """
+        outputs = LiteralMap()
+        return outputs if _read(f"{prefix}/outputs.pb", outputs) else None
+
+    def forget(self, run_id: str, attempts: int) -> None:
+        """Remove the folders of a run."""
+        for attempt in range(1, attempts + 1):
+            shutil.rmtree(f"{self.root}/{run_id}-{attempt}", ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the root where it is ours."""
+        if self._own:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _read(path: str, message: Message) -> bool:
+    from google.protobuf.message import DecodeError
+
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return False
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise ValueError(f"{path} is not a {type(message).__name__}: {error}") from error
+    return True

@@ -1,0 +1,363 @@
+"""A flytekit task and its inputs -> template and literals; literals -> the values that calling the task would return.
+
+Plain scalars are converted where the caller stands, in microseconds. Everything else (DataFrames, files, lists, dataclasses) is
+converted on a worker thread, as flytekit's type engine may read, write and compute for seconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import datetime
+import dis
+import functools
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flyteidl.core import literals_pb2
+from flytekit import FlyteContext, FlyteContextManager
+from flytekit.configuration import FastSerializationSettings, ImageConfig, SerializationSettings
+from flytekit.core.context_manager import flyte_context_Var
+from flytekit.core.python_auto_container import PICKLE_FILE_PATH, default_notebook_task_resolver
+from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.core.type_engine import TypeEngine
+from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
+from flytekit.models.literals import Literal, LiteralMap
+from flytekit.tools.translator import get_serializable
+
+from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from flyteidl.core.tasks_pb2 import TaskTemplate
+    from flytekit.core.base_task import PythonTask
+
+T = TypeVar("T")
+
+PLAIN = frozenset({int, float, str, bool, datetime.datetime, datetime.timedelta, datetime.date})
+"""Types whose conversion takes microseconds and touches nothing but the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """A task with its inputs, ready for the runner.
+
+    Attributes:
+        name: the task's name.
+        template: the task's template, as it goes over the wire.
+        inputs: the literals, or None where ``prepare`` makes them.
+        prepare: makes the literals, on a worker; raises InputError.
+        convert: outputs -> (values by name, what calling the task would return); raises OutputError.
+        converts_at_once: whether ``convert`` takes microseconds and may run on the loop.
+    """
+
+    name: str
+    template: TaskTemplate
+    inputs: literals_pb2.LiteralMap | None
+    prepare: Callable[[], literals_pb2.LiteralMap] | None
+    convert: Callable[[literals_pb2.LiteralMap], tuple[dict[str, Any], Any]]
+    converts_at_once: bool
+
+
+def runs_on_agent(task: Any) -> bool:
+    """Whether the task's class says that an agent runs it."""
+    return isinstance(task, (SyncConnectorExecutorMixin, AsyncConnectorExecutorMixin))
+
+
+def in_context(context: FlyteContext, work: Callable[..., T], *args: Any) -> T:
+    """``work(*args)`` with ``context`` as flytekit's current one.
+
+    flytekit keeps its contexts in a mutable list inside a ContextVar, which copied contexts share: so a list of its own.
+    """
+
+    def call() -> T:
+        flyte_context_Var.set([context])
+        return work(*args)
+
+    return contextvars.copy_context().run(call)
+
+
+def call_of(
+    task: PythonTask[Any],
+    inputs: Mapping[str, Any],
+    *,
+    context: FlyteContext,
+    code: str = "",
+    code_folder: Path | None = None,
+) -> TaskCall:
+    """A task and the Python values of its inputs, ready for the runner.
+
+    Args:
+        task: the task.
+        inputs: its inputs by name; what is left out takes the interface's default.
+        context: flytekit's context of the caller.
+        code: how an agent gets at a notebook's function: ``kernel``, ``pickle``, ``image`` or empty.
+        code_folder: where a pickled function goes.
+
+    Raises:
+        InputError: names or plain values that do not fit the interface. What is converted on a worker fails the run instead.
+        CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
+    """
+    interface = task.python_interface
+    values = _complete(task, inputs)
+    template = template_of(task, context=context, code=code, code_folder=code_folder)
+    literals: literals_pb2.LiteralMap | None = None
+    prepare = None
+    if all(t in PLAIN for t in interface.inputs.values()):
+        literals = literals_pb2.LiteralMap()
+        for name, value in values.items():
+            literals.literals[name].CopyFrom(_plain_literal(task, context, name, value, interface.inputs[name]))
+    else:
+        prepare = functools.partial(in_context, context, _convert_inputs, task, context, values)
+    return TaskCall(
+        name=task.name,
+        template=template,
+        inputs=literals,
+        prepare=prepare,
+        convert=functools.partial(convert_outputs, task, context),
+        converts_at_once=all(t in PLAIN for t in interface.outputs.values()),
+    )
+
+
+def call_of_literals(
+    task: PythonTask[Any], inputs: LiteralMap, *, context: FlyteContext, code: str = "", code_folder: Path | None = None
+) -> TaskCall:
+    """The same for inputs that flytekit has made literals of: a plain call, or a node of a workflow.
+
+    The outputs stay literals; flytekit converts them where it needs values.
+
+    Raises:
+        InputError: an input that is missing and has no default.
+        CodeLocationError: as in :func:`call_of`.
+    """
+    literals = inputs.to_flyte_idl()
+    if len(literals.literals) < len(task.python_interface.inputs):
+        defaults = {k: v for k, v in _complete(task, dict(inputs.literals)).items() if k not in inputs.literals}
+        for name, literal in _convert_inputs(task, context, defaults).literals.items():
+            literals.literals[name].CopyFrom(literal)
+    return TaskCall(
+        name=task.name,
+        template=template_of(task, context=context, code=code, code_folder=code_folder),
+        inputs=literals,
+        prepare=None,
+        convert=_as_literals,
+        converts_at_once=True,
+    )
+
+
+def template_of(
+    task: PythonTask[Any], *, context: FlyteContext, code: str = "", code_folder: Path | None = None
+) -> TaskTemplate:
+    """The task's template, as flytekit serializes it.
+
+    Raises:
+        CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
+    """
+    settings = context.serialization_settings or _serialization_settings()
+    if not isinstance(task, PythonFunctionTask) or not _needs_code(task):
+        return _serialize(task, settings)
+    if not code and task.container_image is None:
+        raise CodeLocationError(
+            f"the agent of task '{task.name}' ({task.task_type}) would run a function that is defined in this notebook, and nothing "
+            "says how it gets there",
+            task=task.name,
+            hint="`--code kernel` for an agent that imports it from this kernel, `--code pickle` to ship it pickled with the inputs, "
+            "`--code image` if the container image has it (for plain calls: %config FlyteAgentNB.code = 'pickle'); or write it into "
+            "a module, or leave its body `...` where the agent needs only the configuration",
+        )
+    if code != "pickle":
+        return _serialize(task, settings)
+    if code_folder is None:
+        raise ValueError("a pickled function needs a folder")
+    location = _pickle(task, code_folder)
+    fast = FastSerializationSettings(enabled=True, destination_dir=".", distribution_location=str(location))
+    resolver = task.task_resolver
+    task.set_resolver(default_notebook_task_resolver)
+    try:
+        return _serialize(task, settings.new_builder().with_fast_serialization_settings(fast).build())
+    finally:
+        task.set_resolver(resolver)
+
+
+def convert_outputs(
+    task: PythonTask[Any], context: FlyteContext, outputs: literals_pb2.LiteralMap
+) -> tuple[dict[str, Any], Any]:
+    """Outputs as Python values, by the task's own interface.
+
+    Returns:
+        The values by name, and what calling the task would return: None, the value, or a named tuple of several.
+
+    Raises:
+        OutputError: an output that its type cannot take; it names the output.
+    """
+    return in_context(context, _convert_outputs, task, context, outputs)
+
+
+def _convert_outputs(
+    task: PythonTask[Any], context: FlyteContext, outputs: literals_pb2.LiteralMap
+) -> tuple[dict[str, Any], Any]:
+    interface = task.python_interface
+    values: dict[str, Any] = {}
+    for name, python_type in interface.outputs.items():
+        try:
+            values[name] = TypeEngine.to_python_value(
+                context, Literal.from_flyte_idl(outputs.literals[name]), python_type
+            )
+        except Exception as error:  # a type's transformer may raise anything; the cause is kept
+            raise OutputError(
+                f"output '{name}' of task '{task.name}' does not become a {_type_name(python_type)}: {_first_line(error)}",
+                task=task.name,
+                name=name,
+                hint="the agent's value and the task's interface disagree: change one of them",
+            ) from error
+    if not values:
+        return values, None
+    if len(values) == 1 and not interface.output_tuple_name:
+        return values, next(iter(values.values()))
+    return values, collections.namedtuple(interface.output_tuple_name or "DefaultNamedTupleOutput", values)(**values)
+
+
+def _as_literals(outputs: literals_pb2.LiteralMap) -> tuple[dict[str, Any], Any]:
+    return dict(outputs.literals), LiteralMap.from_flyte_idl(outputs)
+
+
+def _complete(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs in the interface's order, with its defaults."""
+    interface = task.python_interface
+    for name in inputs:
+        if name not in interface.inputs:
+            near = closest(name, interface.inputs)
+            raise InputError(
+                f"task '{task.name}' has no input '{name}'",
+                task=task.name,
+                name=name,
+                hint=(f"did you mean {near}? " if near else "") + f"its inputs are: {_signature(task) or 'none'}",
+            )
+    complete: dict[str, Any] = {}
+    missing = []
+    for name, (python_type, default) in interface.inputs_with_defaults.items():
+        if name in inputs:
+            complete[name] = inputs[name]
+        elif default is not None or _takes_none(python_type):
+            complete[name] = default
+        else:
+            missing.append(name)
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise InputError(
+            f"task '{task.name}' misses input{'s' if len(missing) > 1 else ''} {names}",
+            task=task.name,
+            name=missing[0],
+            hint=f"its inputs are: {_signature(task)}",
+        )
+    return complete
+
+
+def _plain_literal(
+    task: PythonTask[Any], context: FlyteContext, name: str, value: Any, python_type: type
+) -> literals_pb2.Literal:
+    transformer = TypeEngine.get_transformer(python_type)
+    expected = TypeEngine.to_literal_type(python_type)
+    try:
+        TypeEngine.to_literal_checks(value, python_type, expected)
+        transformer.assert_type(python_type, value)
+        return transformer.to_literal(context, value, python_type, expected).to_flyte_idl()
+    except Exception as error:  # a transformer may raise anything; the cause is kept
+        raise _wrong_input(task, name, value, python_type, error) from error
+
+
+def _convert_inputs(task: PythonTask[Any], context: FlyteContext, values: Mapping[str, Any]) -> literals_pb2.LiteralMap:
+    literals = literals_pb2.LiteralMap()
+    types = task.python_interface.inputs
+    for name, value in values.items():
+        try:
+            made = TypeEngine.dict_to_literal_map(context, {name: value}, {name: types[name]})
+        except Exception as error:  # a type's transformer may raise anything; the cause is kept
+            raise _wrong_input(task, name, value, types[name], error) from error
+        literals.literals[name].CopyFrom(made.literals[name].to_flyte_idl())
+    return literals
+
+
+def _wrong_input(task: PythonTask[Any], name: str, value: Any, python_type: Any, error: Exception) -> InputError:
+    return InputError(
+        f"input '{name}' of task '{task.name}' takes a {_type_name(python_type)}, not {_shown(value)}",
+        task=task.name,
+        name=name,
+        hint=_first_line(error),
+    )
+
+
+@functools.cache
+def _serialization_settings() -> SerializationSettings:
+    return SerializationSettings(
+        ImageConfig.auto_default_image(), project="flytesnacks", domain="development", version="notebook"
+    )
+
+
+def _serialize(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:
+    return get_serializable(OrderedDict(), settings, task).template.to_flyte_idl()
+
+
+def _needs_code(task: PythonFunctionTask[Any]) -> bool:
+    """Whether the function stands in the notebook and has a body that something would have to run."""
+    function = task.task_function
+    if getattr(function, "__module__", None) != "__main__":
+        return False
+    # `...`, `pass` and a docstring leave a code object that does nothing but return None.
+    return any(
+        i.opname not in _EMPTY_BODY or (i.opname in _CONSTANT and i.argval is not None)
+        for i in dis.get_instructions(function)
+    )
+
+
+_CONSTANT = frozenset({"LOAD_CONST", "RETURN_CONST"})
+_EMPTY_BODY = _CONSTANT | {"RESUME", "NOP", "RETURN_VALUE", "RETURN_GENERATOR", "CACHE"}
+
+
+def _pickle(task: PythonFunctionTask[Any], folder: Path) -> Path:
+    import gzip
+    import hashlib
+
+    import cloudpickle
+    from flytekit.core.python_auto_container import PickledEntity, PickledEntityMetadata
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    entity = PickledEntity(metadata=PickledEntityMetadata(python_version=version), entities={task.name: task})
+    data = cloudpickle.dumps(entity)
+    place = folder / f"code-{hashlib.sha256(data).hexdigest()[:16]}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    location: Path = place / str(PICKLE_FILE_PATH)
+    with gzip.open(location, "wb") as file:
+        file.write(data)
+    return location
+
+
+def _signature(task: PythonTask[Any]) -> str:
+    return ", ".join(f"{name}: {_type_name(t)}" for name, t in task.python_interface.inputs.items())
+
+
+def _takes_none(python_type: Any) -> bool:
+    return type(None) in getattr(python_type, "__args__", ())
+
+
+def _type_name(python_type: Any) -> str:
+    return python_type.__name__ if type(python_type) is type else str(python_type).replace("typing.", "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def current_context() -> FlyteContext:
+    """flytekit's context of the caller."""
+    return FlyteContextManager.current_context()

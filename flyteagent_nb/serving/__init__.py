@@ -1,0 +1,1 @@
+"""The agent service: the agents of this process behind real gRPC servers."""

@@ -1,0 +1,225 @@
+"""What an agent prints and logs goes to its run, instead of landing in whatever cell runs now.
+
+The run that code works for stands in a ContextVar: it follows ``await``, tasks and the pools of this package; a thread
+that an agent starts by itself is outside. :class:`Capture` taps the *objects* that ``sys.stdout`` and ``sys.stderr`` are,
+because handlers of logging and progress bars hold them; what is written inside a run goes to a sink, everything else
+passes as before.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from flyteagent_nb.serving.output import OutputBuffer, OutputStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Sink = Callable[[str, str, str], None]
+
+__all__ = ["Capture", "OutputBuffer", "OutputStore"]
+
+_MUTED: Final = "\0muted"  # no run has this id: what is written there is dropped
+_TAP: Final = "_flyteagent_nb_tap"
+_run: contextvars.ContextVar[str | None] = contextvars.ContextVar("flyteagent_nb_run", default=None)
+_formatter = logging.Formatter()
+
+
+class Capture:
+    """Sends what is printed and logged inside a run to ``sink(run_id, stream, text)``, on whichever thread that happens.
+
+    ``stream`` is ``stdout``, ``stderr``, ``log`` (whole lines, ``LEVEL logger: message``) or ``traceback``.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self._taps: list[_Tap] = []
+        self._proxies: list[tuple[str, _Proxy]] = []
+        self._logging: _LogTap | None = None
+        self._lock = threading.Lock()
+        self._stdout: Any = None
+        self._stderr: Any = None
+
+    def install(self) -> None:
+        """Tap stdout, stderr and logging."""
+        with self._lock:
+            if self._logging is None:
+                self._logging = _LogTap(self.sink)
+                self._tap_streams()
+
+    def remove(self) -> None:
+        """Leave stdout, stderr and logging as they were found."""
+        with self._lock:
+            if self._logging is None:
+                return
+            self._logging.remove()
+            self._logging = None
+            for tap in self._taps:
+                tap.remove()
+            for name, proxy in self._proxies:
+                if getattr(sys, name) is proxy:
+                    setattr(sys, name, proxy.stream)
+            self._taps, self._proxies, self._stdout, self._stderr = [], [], None, None
+
+    def run(self, run_id: str | None) -> _Scope:
+        """A context manager: what is printed inside belongs to ``run_id``; to nobody, where that is None."""
+        # A cell under %%capture or redirect_stdout has put another object there.
+        if self._logging is not None and (sys.stdout is not self._stdout or sys.stderr is not self._stderr):
+            with self._lock:
+                if self._logging is not None:
+                    self._tap_streams()
+        return _Scope(run_id)
+
+    def _tap_streams(self) -> None:
+        self._taps = [tap for tap in self._taps if tap.stream is not None]
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None or any(tap.stream is stream for tap in self._taps):
+                continue
+            try:
+                tap = _Tap(stream, name, self.sink)
+            except (AttributeError, TypeError):  # an object that takes no attributes
+                proxy = _Proxy(stream)
+                tap = _Tap(proxy, name, self.sink)
+                self._proxies.append((name, proxy))
+                setattr(sys, name, proxy)
+            self._taps.append(tap)
+        self._stdout, self._stderr = sys.stdout, sys.stderr
+
+
+class _Scope:
+    # A class and not a generator, because each call of an agent passes here.
+    __slots__ = ("_run_id", "_token")
+
+    def __init__(self, run_id: str | None) -> None:
+        self._run_id = run_id
+
+    def __enter__(self) -> None:
+        self._token = _run.set(self._run_id)
+
+    def __exit__(self, *_: object) -> None:
+        _run.reset(self._token)
+
+
+class _Proxy:
+    """Stands for a stream that takes no attributes."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Tap:
+    """Routes ``write``, ``writelines`` and ``flush`` of one stream. It does not keep the stream alive."""
+
+    def __init__(self, stream: Any, name: str, sink: Sink) -> None:
+        self.sink: Sink | None = sink  # None after removal, for a patch of somebody else's that still calls ours
+        self._found: dict[str, Any] = {}
+        self._stream = weakref.ref(stream)
+        for method, routed in self._route(name, stream.write, stream.flush).items():
+            if method in vars(stream):
+                self._found[method] = vars(stream)[method]
+            setattr(routed, _TAP, self)
+            setattr(stream, method, routed)
+
+    @property
+    def stream(self) -> Any:
+        return self._stream()
+
+    def _route(self, name: str, write: Callable[[str], Any], flush: Callable[[], Any]) -> dict[str, Callable[..., Any]]:
+        current = _run.get
+
+        def routed_write(text: str) -> Any:
+            run_id = current()
+            if run_id is None or (sink := self.sink) is None or not isinstance(text, str):
+                return write(text)
+            if run_id is not _MUTED:
+                sink(run_id, name, text)
+            return len(text)
+
+        def routed_writelines(lines: Iterable[str]) -> None:
+            for line in lines:
+                routed_write(line)
+
+        def routed_flush() -> None:
+            # A kernel's stream waits for its I/O thread; nothing of a run is in there.
+            if current() is None or self.sink is None:
+                flush()
+
+        return {"write": routed_write, "writelines": routed_writelines, "flush": routed_flush}
+
+    def remove(self) -> None:
+        self.sink = None
+        stream = self.stream
+        if stream is None:
+            return
+        for method in ("write", "writelines", "flush"):
+            if getattr(vars(stream).get(method), _TAP, None) is not self:
+                continue  # somebody patched over ours
+            if method in self._found:
+                setattr(stream, method, self._found[method])
+            else:
+                delattr(stream, method)
+
+
+class _LogTap:
+    """Routes ``logging.Logger.callHandlers``, which every record passes, also one of a logger that does not propagate."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink: Sink | None = sink
+        original = logging.Logger.callHandlers
+
+        def routed(logger: logging.Logger, record: logging.LogRecord) -> None:
+            run_id = _run.get()
+            if run_id is None or (sink := self.sink) is None:
+                return original(logger, record)
+            if run_id is not _MUTED:
+                sink(run_id, "log", _line(record))
+            token = _run.set(_MUTED)  # files get the record, streams do not
+            try:
+                if original.__module__ == "logging":
+                    _hand_on(logger, record)
+                else:  # somebody else listens there too
+                    original(logger, record)
+            finally:
+                _run.reset(token)
+
+        self._original, self._routed = original, routed
+        logging.Logger.callHandlers = routed  # type: ignore[method-assign,assignment]
+
+    def remove(self) -> None:
+        self.sink = None
+        if logging.Logger.callHandlers is self._routed:
+            logging.Logger.callHandlers = self._original  # type: ignore[method-assign]
+
+
+def _line(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except (
+        Exception
+    ):  # arguments that do not fit the message, or that do not print: the agent's mistake, and no reason to lose it
+        message = str(record.msg)
+    lines = [f"{record.levelname} {record.name}: {message}"]
+    if record.exc_info:
+        lines.append(_formatter.formatException(record.exc_info))
+    if record.stack_info:
+        lines.append(record.stack_info)
+    return "\n".join(lines) + "\n"
+
+
+def _hand_on(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """What Logger.callHandlers does, less the last resort and handlers that show a record in a notebook without a stream."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        for handler in at.handlers:
+            if record.levelno >= handler.level and not getattr(getattr(handler, "console", None), "is_jupyter", False):
+                handler.handle(record)
+        at = at.parent if at.propagate else None

@@ -1,0 +1,95 @@
+"""What an agent's method returned, as the messages of the wire; and clear words where it is not what belongs there."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.extend.backend.base_connector import Resource
+from flytekit.models.literals import LiteralMap
+from flytekit.utils.asyn import loop_manager
+
+from flyteagent_nb.serving.failures import CallError, one_line
+
+if TYPE_CHECKING:
+    from flyteagent_nb.serving.catalog import AgentEntry
+    from flyteagent_nb.serving.invocation import AgentInvoker
+
+_SCALARS = frozenset({bool, int, float, str, type(None), date, datetime, timedelta})
+
+
+def meta_bytes(entry: AgentEntry, returned: Any) -> bytes:
+    """The resource meta that ``create`` returned, encoded."""
+    # A str has an encode of its own, and its bytes are no resource meta.
+    if isinstance(returned, str) or not hasattr(returned, "encode"):
+        raise wrong(entry, "create", f"returned {_kind(returned)} instead of a ResourceMeta")
+    try:
+        encoded = returned.encode()
+    except Exception as error:  # the agent's own encode, or a field that is not JSON
+        words = f"returned a {type(returned).__name__} that does not encode: {one_line(error)}"
+        raise wrong(entry, "create", words) from error
+    if not isinstance(encoded, bytes):
+        words = f"returned a {type(returned).__name__} whose encode returns {_kind(encoded)} instead of bytes"
+        raise wrong(entry, "create", words)
+    return encoded
+
+
+async def resource_message(invoker: AgentInvoker, entry: AgentEntry, method: str, returned: Any) -> Any:
+    """The Resource that ``get`` or ``do`` returned, as a message."""
+    if not isinstance(returned, Resource):
+        raise wrong(entry, method, f"returned {_kind(returned)} instead of a Resource")
+    if returned.phase is None:
+        raise wrong(entry, method, "returned a Resource whose phase is None")
+    try:
+        if _is_small(returned.outputs):
+            return await returned.to_flyte_idl()
+        # Uploads, and elements by the thousand: they go to the loop that flytekit itself keeps for a thread of the pool.
+        return await invoker.in_thread("get", loop_manager.run_sync, returned.to_flyte_idl)
+    except Exception as error:  # flytekit's converters raise anything, and none says which part it was
+        raise wrong(entry, method, await _fault(invoker, returned, error)) from error
+
+
+def checked_message(entry: AgentEntry, method: str, returned: Any, wanted: type) -> Any:
+    """``returned``, where it is the message that belongs there."""
+    if not isinstance(returned, wanted):
+        raise wrong(entry, method, f"returned {_kind(returned)} instead of a {wanted.__name__}")
+    return returned
+
+
+def wrong(entry: AgentEntry, method: str, words: str) -> CallError:
+    """The error for an agent that keeps no contract, naming its class and method."""
+    return CallError(grpc.StatusCode.INTERNAL, f"{type(entry.agent).__name__}.{method} {words}")
+
+
+async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) -> str:
+    """Which part of ``resource`` it is that flytekit could not convert."""
+    outputs = resource.outputs
+    if isinstance(outputs, dict):
+        context = FlyteContextManager.current_context()
+        for name, value in outputs.items():
+            try:
+                await invoker.in_thread("get", TypeEngine.dict_to_literal_map, context, {name: value})
+            except Exception as found:  # as above
+                return f"returned an output {name!r}, {_kind(value)}, that flytekit cannot turn into a literal: {one_line(found)}"
+    elif outputs is not None and not isinstance(outputs, LiteralMap):
+        return f"returned outputs that are {_kind(outputs)} instead of a dict or a LiteralMap"
+    try:
+        json.dumps(resource.custom_info)
+    except Exception as found:  # as above
+        return f"returned a custom_info that is not JSON: {one_line(found)}"
+    return f"returned a Resource that flytekit cannot convert: {one_line(error)}"
+
+
+def _is_small(outputs: Any) -> bool:
+    """Whether converting outputs takes no time worth a thread."""
+    if isinstance(outputs, LiteralMap):
+        return all(literal.collection is None and literal.map is None for literal in outputs.literals.values())
+    return not isinstance(outputs, dict) or all(type(value) in _SCALARS for value in outputs.values())
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"

@@ -1,0 +1,402 @@
+"""The owner, one per process: loop, agent service, router, runner, journal. It opens, connects and closes them.
+
+Opening returns at once; the imports (seconds) and the start of the service go on in the background, and whoever needs them waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb import wire
+from flyteagent_nb.config import FlyteAgentNB
+from flyteagent_nb.errors import FlyteAgentNBError, ServiceError
+from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
+from flyteagent_nb.serving.catalog import Catalog
+from flyteagent_nb.serving.loading import FlytekitLoading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flytekit.core.base_task import PythonTask
+    from flytekit.core.context_manager import FlyteContext
+    from flytekit.models.literals import LiteralMap
+
+    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.running.runner import Runner
+    from flyteagent_nb.running.tasks import TaskCall
+    from flyteagent_nb.serving.catalog import AgentEntry
+    from flyteagent_nb.serving.host import Address, AgentHost
+
+CLOSE_WAIT = 2.0
+"""Seconds that closing may take."""
+
+
+class Workspace:
+    """The agent service of this process and the local propeller that drives it.
+
+    Attributes:
+        config: the settings.
+        catalog: the agents of this process.
+    """
+
+    def __init__(self) -> None:
+        self.config = FlyteAgentNB.instance()
+        self.catalog = Catalog()
+        self._lock = threading.Lock()
+        self._opened: concurrent.futures.Future[None] | None = None
+        self._loading: FlytekitLoading | None = None
+        self._on_flytekit: list[Callable[[], object]] = []
+        self._notices: list[str] = []
+        self._host: AgentHost | None = None
+        self._runner: Runner | None = None
+        self._capture: Any = None
+        self._store: Any = None
+        self.catalog.subscribe(self._catalog_changed)
+
+    # --- opening and closing ---
+
+    @property
+    def state(self) -> str:
+        """``closed``, ``starting``, ``serving`` or ``failed``."""
+        opened = self._opened
+        if opened is None:
+            return "closed"
+        if not opened.done():
+            return "starting"
+        return "failed" if opened.exception() else "serving"
+
+    def open(self, on_flytekit: Callable[[], object] | None = None) -> None:
+        """Open in the background; returns at once. Idempotent.
+
+        Args:
+            on_flytekit: called once flytekit has been imported, on the thread that did it, before others can use it.
+        """
+        with self._lock:
+            if self._opened is not None:
+                return
+            opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+            self._opened = opened
+            if on_flytekit is not None:
+                self._on_flytekit.append(on_flytekit)
+        fork_safe = prepare_fork()
+        thread = get_loop_thread()
+        if not fork_safe:
+            guard_forks(thread)
+        self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken)
+        self._loading.install()
+        atexit.register(self.close)
+        threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the agent service serves; opens it where nobody did.
+
+        Raises:
+            ServiceError: it does not start.
+            TimeoutError: it takes longer than ``timeout`` seconds.
+            WrongThreadError: on the loop's thread, before it serves.
+        """
+        opened = self._opened
+        if opened is None:
+            self.open()
+            opened = self._opened
+            assert opened is not None
+        if not opened.done():
+            get_loop_thread().check_may_block()
+        opened.result(timeout)
+
+    def close(self) -> int:
+        """Close service, channels and files, and put flytekit back as it was. Remote jobs are left running. Idempotent.
+
+        Returns:
+            How many runs were still under way.
+        """
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is None:
+            return 0
+        atexit.unregister(self.close)
+        concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
+        thread = get_loop_thread()
+        left = 0
+        if not thread.forked:
+            left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
+        if self._loading is not None:
+            self._loading.remove()
+        self.catalog.release()
+        self._on_flytekit.clear()
+        return left
+
+    def _open(self, opened: concurrent.futures.Future[None]) -> None:
+        try:
+            import flytekit  # noqa: F401 - first, so that the catalogue has taken over before anything uses it
+
+            get_loop_thread().run(self._start())
+        except Exception as error:  # whatever it is, whoever waits for the service must hear of it
+            failure = ServiceError(
+                f"the agent service of this kernel did not start: {type(error).__name__}: {error}",
+                service=wire.KERNEL_SERVICE,
+                hint="%reload_ext flyteagent_nb tries again",
+            )
+            failure.__cause__ = error
+            opened.set_exception(failure)
+        else:
+            opened.set_result(None)
+
+    async def _start(self) -> None:
+        from flyteagent_nb.running.budget import CallBudget
+        from flyteagent_nb.running.journal import MemoryJournal
+        from flyteagent_nb.running.routing import Router
+        from flyteagent_nb.running.runner import Runner
+        from flyteagent_nb.running.services import AgentService
+        from flyteagent_nb.running.storage import RunStorage
+        from flyteagent_nb.serving.capture import Capture, OutputStore
+        from flyteagent_nb.serving.host import AgentHost
+
+        thread = get_loop_thread()
+        settings = self.config.freeze()
+        self._store = OutputStore()
+        self._capture = Capture(self._store.sink)
+        self._capture.install()
+        self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking)
+        address = await self._host.start()
+        router = Router()
+        await router.add(AgentService(wire.KERNEL_SERVICE, address.target, token=address.token, gate=thread.gate))
+        self._runner = Runner(
+            thread,
+            router,
+            MemoryJournal(),
+            RunStorage(settings.run_folder),
+            captured=self.captured,
+            forgotten=self._store.forget,
+            budget=CallBudget(settings.calls_in_flight),
+        )
+
+    async def _close(self) -> int:
+        left = 0
+        if self._runner is not None:
+            left = await self._runner.close(grace=CLOSE_WAIT / 2)
+            await self._runner.router.close()
+            storage = self._runner.storage
+            await asyncio.to_thread(storage.close)
+        if self._host is not None:
+            await self._host.stop()
+        if self._capture is not None:
+            self._capture.remove()
+        self._host = self._runner = self._capture = None
+        return left
+
+    def _flytekit_loaded(self) -> None:
+        self.catalog.take_over()
+        for callback in self._on_flytekit:
+            callback()
+
+    def _catalog_changed(self) -> None:
+        if self._runner is not None:
+            self._runner.router.invalidate(wire.KERNEL_SERVICE)
+
+    # --- running ---
+
+    @property
+    def runner(self) -> Runner:
+        """The local propeller; waits until it is there."""
+        self.wait()
+        assert self._runner is not None
+        return self._runner
+
+    def submit(
+        self,
+        task: PythonTask[Any],
+        inputs: Mapping[str, Any],
+        *,
+        service: str | None = None,
+        retries: int | None = None,
+        timeout: float | None = None,
+        code: str = "",
+    ) -> Run:
+        """Start a run of ``task``; returns at once.
+
+        Args:
+            task: a flytekit task whose type an agent serves.
+            inputs: Python values by name.
+            service: the agent service that must run it.
+            retries: instead of the task's own.
+            timeout: seconds of one attempt, instead of the task's own.
+            code: how the agent gets at a notebook's function, instead of the setting.
+
+        Raises:
+            InputError: inputs that do not fit the interface.
+            CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
+            ServiceError: the agent service does not start.
+        """
+        return self.runner.submit(
+            self.call_of(task, inputs, retries=retries, timeout=timeout, code=code), self.config.freeze(), service
+        )
+
+    def call_of(
+        self,
+        task: PythonTask[Any],
+        inputs: Mapping[str, Any],
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+        code: str = "",
+    ) -> TaskCall:
+        """What :meth:`submit` would send: template and literals. The arguments and errors are the same."""
+        from flyteagent_nb.running import tasks
+
+        runner = self.runner
+        call = tasks.call_of(
+            task,
+            inputs,
+            context=tasks.current_context(),
+            code=code or self.config.code,
+            code_folder=runner.storage.root,
+        )
+        if retries is not None:
+            call.template.metadata.retries.retries = retries
+        if timeout is not None:
+            call.template.metadata.timeout.FromMilliseconds(round(timeout * 1000))
+        return call
+
+    def submit_literals(self, task: PythonTask[Any], inputs: LiteralMap, context: FlyteContext) -> Run:
+        """Start a run of ``task`` with literals, as flytekit's local engine has them; the outputs stay literals."""
+        from flyteagent_nb.running import tasks
+
+        runner = self.runner
+        call = tasks.call_of_literals(
+            task, inputs, context=context, code=self.config.code, code_folder=runner.storage.root
+        )
+        return runner.submit(call, self.config.freeze())
+
+    def serves(self, task_type: str, version: int) -> bool:
+        """Whether an agent is known to serve the type. Never waits."""
+        runner = self._runner
+        return runner is not None and runner.router.lists(task_type, version)
+
+    def captured(self, run_id: str) -> list[str]:
+        """What the agent printed and logged for a run, as lines."""
+        buffer = self._store.get(run_id) if self._store is not None else None
+        return [] if buffer is None else buffer.lines()
+
+    def captured_since(self, run_id: str, position: int) -> tuple[list[str], int]:
+        """The lines since ``position``, and the next position."""
+        buffer = self._store.get(run_id) if self._store is not None else None
+        return ([], position) if buffer is None else buffer.since(position)
+
+    # --- serving ---
+
+    @property
+    def host(self) -> AgentHost:
+        """The agent service; waits until it is there."""
+        self.wait()
+        assert self._host is not None
+        return self._host
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the agent service listens; empty while it does not."""
+        return self._host.addresses if self._host is not None else ()
+
+    def serve(self, port: int, host: str = "127.0.0.1", *, open: bool = False) -> Address:
+        """Serve on a TCP address too, with a token unless ``open``.
+
+        Raises:
+            AddressInUseError: somebody else listens there.
+        """
+        return get_loop_thread().run(self.host.serve(port, host, open=open))
+
+    def stop_serving(self, target: str | None = None) -> list[Address]:
+        """Stop serving on an address, or on all but the private one.
+
+        Returns:
+            The addresses that were closed.
+
+        Raises:
+            ServiceNotFoundError: nothing is served there.
+        """
+        served = self.host
+        before = served.addresses
+        targets = [target] if target else [a.target for a in before if a.kind != "private"]
+        for each in targets:
+            get_loop_thread().run(served.stop(each))
+        return [a for a in before if a not in served.addresses]
+
+    def remove(self, task_type: str, version: int | None = None) -> tuple[AgentEntry, ...]:
+        """Take the agents of a task type away. Jobs under way are still followed.
+
+        Raises:
+            TaskTypeNotFoundError: there is none.
+        """
+        self.wait()
+        return self.catalog.remove(task_type, version)
+
+    # --- what a person should hear ---
+
+    def notice(self, text: str) -> None:
+        """Keep a line for the person, to be shown by the next cell that ends. Any thread."""
+        self._notices.append(text)
+
+    def take_notices(self) -> list[str]:
+        """The lines that have come up since the last call."""
+        taken, self._notices = self._notices, []
+        return taken
+
+    def blocked_by(self) -> tuple[str, str, float] | None:
+        """What has kept the loop busy for more than a second: agent, operation, seconds. None where it answers."""
+        stepping = self._host.stepping if self._host is not None else None
+        if stepping is None:
+            return None
+        seconds = time.perf_counter() - stepping[2]
+        return (stepping[0], stepping[1], seconds) if seconds > 1.0 else None
+
+    def _blocking(self, entry: AgentEntry, operation: str, seconds: float) -> None:
+        self.notice(
+            f"warning: agent '{entry.name}' ({entry.source}) blocked the event loop for {seconds:.1f} s in its `async def "
+            f"{operation}`, and every other call with it; await instead, or make it a plain `def`, which runs in a thread"
+        )
+
+
+_workspace: Workspace | None = None
+_workspace_lock = threading.Lock()
+
+
+def get_workspace() -> Workspace:
+    """The workspace of this process; made on the first call."""
+    global _workspace
+    with _workspace_lock:
+        if _workspace is None:
+            _workspace = Workspace()
+        return _workspace
+
+
+def submit(task: PythonTask[Any], /, **inputs: Any) -> Run:
+    """Start a run of ``task`` by its agent and return its handle at once; thousands are fine.
+
+    Outside a notebook it opens the agent service of the process first.
+
+    Args:
+        task: a flytekit task whose type an agent serves.
+        inputs: its inputs as Python values.
+
+    Returns:
+        The run: ``await run`` or ``run.result()`` gives what calling the task would return.
+
+    Raises:
+        InputError: inputs that do not fit the task's interface.
+        CodeLocationError: a function of the notebook, and no word of how its agent gets at it.
+        FlyteAgentNBError: ``task`` is not a task that an agent could run.
+    """
+    workspace = get_workspace()
+    workspace.wait()
+    from flytekit.core.base_task import PythonTask
+
+    if not isinstance(task, PythonTask):
+        raise FlyteAgentNBError(
+            f"submit takes a flytekit task, not a {type(task).__name__}",
+            hint="workflows are called: my_workflow(x=1) runs each agent task in it through the agent service",
+        )
+    return workspace.submit(task, inputs)

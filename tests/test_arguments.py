@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flyteagent_nb.errors import ArgumentError
+from flyteagent_nb.notebook import arguments
+from flyteagent_nb.notebook.arguments import (
+    AgentArguments,
+    AgentTaskArguments,
+    input_values,
+    parse_agent,
+    parse_agent_task,
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("", {}),
+        ("bigquery_query_job_task", {"task_type": "bigquery_query_job_task"}),
+        ("-b 'my type'", {"task_type": "my type", "background": True}),
+        ("-i year=2024 -i zone", {"inputs": (("year", "2024"), ("zone", None))}),
+        ("-iyear=2024", {"inputs": (("year", "2024"),)}),
+        ("--input=year=2024", {"inputs": (("year", "2024"),)}),
+        ("--input year=2024", {"inputs": (("year", "2024"),)}),
+        ("""-i d={'a': 1, "b": [1, 2]} t""", {"inputs": (("d", """{'a': 1, "b": [1, 2]}"""),), "task_type": "t"}),
+        ("-i s='US west'", {"inputs": (("s", "'US west'"),)}),
+        ("-i s=a=b==c", {"inputs": (("s", "a=b==c"),)}),
+        ("-i n=-5", {"inputs": (("n", "-5"),)}),
+        ('--inputs {"a": 1}', {"inputs_mapping": '{"a": 1}'}),
+        ("--inputs dict(a=1, b=2)", {"inputs_mapping": "dict(a=1, b=2)"}),
+        ("--inputs=options", {"inputs_mapping": "options"}),
+        ("-o df", {"outputs": ("df",)}),
+        ("-o a,b", {"outputs": ("a", "b")}),
+        ("-o 'a, b'", {"outputs": ("a", "b")}),
+        ("-o _,b,_", {"outputs": ("_", "b", "_")}),
+        ("-r run", {"run_name": "run"}),
+        ("-bq", {"background": True, "quiet": True}),
+        ("-bqrrun", {"background": True, "quiet": True, "run_name": "run"}),
+        ("-bqr run", {"background": True, "quiet": True, "run_name": "run"}),
+        ("-c ProjectID=my-project -c Location=EU", {"config": (("ProjectID", "my-project"), ("Location", "EU"))}),
+        ("-c q='a b' --config-value=x=", {"config": (("q", "'a b'"), ("x", ""))}),
+        ("--config cfg.big", {"config_variable": "cfg.big"}),
+        ("--returns x:dict[str,int],y:str", {"returns": (("x", "dict[str,int]"), ("y", "str"))}),
+        ("--service 'prod' --retries '3' --lang 'sql'", {"service": "prod", "retries": 3, "language": "sql"}),
+        ("--service prod --retries=3", {"service": "prod", "retries": 3}),
+        ("--timeout 1h30m", {"timeout": timedelta(minutes=90)}),
+        ("--lang SQL --code pickle", {"language": "sql", "code": "pickle"}),
+        ("--name 'my task' --dry-run", {"name": "my task", "dry_run": True}),
+        ("-b -- -x", {"background": True, "task_type": "-x"}),
+        ("-h", {"help": True}),
+        ("--nonsense --help -i", {"help": True}),
+        ("-qh", {"help": True}),
+        ("-- -h", {"task_type": "-h"}),
+    ],
+)
+def test_the_line_of_agent_task(line: str, given: dict[str, Any]) -> None:
+    found = parse_agent_task(line)
+    if given.get("help"):
+        assert found.help
+    else:
+        assert found == AgentTaskArguments(**given)
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("", {}),
+        ("types", {"verb": "types"}),
+        ("'types'", {"verb": "types"}),
+        ("run my_task", {"verb": "run", "task": "my_task"}),
+        ("run m.my_task year=2024 z='a b' -b", {
+            "verb": "run", "task": "m.my_task", "inputs": (("year", "2024"), ("z", "'a b'")), "background": True,
+        }),
+        ("run -o a,b t x=1 -r r --service s --retries 0 --timeout 500ms -q --dry-run", {
+            "verb": "run", "task": "t", "inputs": (("x", "1"),), "outputs": ("a", "b"), "run_name": "r", "service": "s",
+            "retries": 0, "timeout": timedelta(milliseconds=500), "quiet": True, "dry_run": True,
+        }),
+        ("runs", {"verb": "runs"}),
+        ("runs --phase running -n5", {"verb": "runs", "phase": "RUNNING", "limit": 5}),
+        ("show last", {"verb": "show", "run_id": "last"}),
+        ("logs 3f2 -fn 20", {"verb": "logs", "run_id": "3f2", "follow": True, "lines": 20}),
+        ("cancel a b", {"verb": "cancel", "run_ids": ("a", "b")}),
+        ("cancel --all", {"verb": "cancel", "all_runs": True}),
+        ("serve --port 8000", {"verb": "serve", "port": 8000, "host": "127.0.0.1"}),
+        ("serve --port=0 --host ::1 --open", {"verb": "serve", "port": 0, "host": "::1", "open": True}),
+        ("stop", {"verb": "stop"}),
+        ("stop 127.0.0.1:8000", {"verb": "stop", "address": "127.0.0.1:8000"}),
+        ("remove my_job", {"verb": "remove", "task_type": "my_job"}),
+        ("remove my_job@2", {"verb": "remove", "task_type": "my_job", "version": 2}),
+        ("nest", {"verb": "nest"}),
+        ("-h", {"help": True}),
+        ("--help run", {"help": True}),
+        ("help", {"help": True}),
+        ("help run", {"verb": "run", "help": True}),
+        ("help -h", {"verb": "help", "help": True}),
+        ("run -h", {"verb": "run", "help": True}),
+        ("serve --nonsense -h", {"verb": "serve", "help": True}),
+        ("logs -fh", {"verb": "logs", "help": True}),
+    ],
+)  # fmt: skip
+def test_the_line_of_agent(line: str, given: dict[str, Any]) -> None:
+    assert parse_agent(line) == AgentArguments(**given)
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("-i s='US", "the quote ' at column 6 is not closed", "end it with '"),
+        ("--qiet", "%%agent_task has no option --qiet", "did you mean --quiet?"),
+        ("--back", "has no option --back", "did you mean --background?"),
+        ("--retr 3", "has no option --retr", "did you mean --retries?"),
+        ("-x", "has no option -x", "its options are --input"),
+        ("-bx", "has no option -x (in -bx)", ""),
+        ("--phase X", "has no option --phase", "it is an option of %agent runs"),
+        ("-f", "has no option -f", "it is an option of %agent logs"),
+        ("-input x=1", "-input begins with one dash", "write --input"),
+        ("-output=x", "-output=x begins with one dash", "write --output=x"),
+        ("--quiet=1", "--quiet takes no value", "write --quiet alone"),
+        ("--retries=", "--retries needs its N after =", "try again"),
+        ("-i", "-i needs its NAME[=VALUE]", "an input: year=2024"),
+        ("-o -b", "-o needs its NAMES, and -b is the next option", "put the result into a variable"),
+        ("-r -- x", "-r needs its NAME", ""),
+        ("-o a -o b", "-o is given twice", "-o a,b takes several"),
+        ("-r a --run b", "-r and --run are the same option, given twice", "give it once"),
+        ("-b -b", "-b is given twice", "give it once"),
+        ("-i a=1 -i a=2", "-i a is given twice", "give each its value once"),
+        ("-i a -ia=2", "-i a is given twice", ""),
+        ("-c a=1 -c a=2", "-c a is given twice", ""),
+        ("--retries x", "--retries: x is not a whole number, 0 or more", "write a number such as 3"),
+        ("--retries -1", "--retries: -1 is not a whole number, 0 or more", ""),
+        ("--retries 1.5", "--retries: 1.5 is not", ""),
+        ("--timeout soon", "--timeout: soon is not a length of time", "write 90s, 10m"),
+        ("--lang sq", "--lang: sq is not known here", "did you mean sql? it is one of auto, sql"),
+        ("--code here", "--code: here is not known here", "it is one of kernel, pickle, image"),
+        ("-i cfg.year", "-i: cfg.year cannot be the name of an input", "such as year=cfg.year"),
+        ("-i =5", "-i: =5 has no name before =", "write year=2024"),
+        ("-i x=", "-i: x= has no value", "an empty text is x=''"),
+        ("-i class=1", "-i: class cannot be the name of an input", ""),
+        ("-i year = 2024", "no place for the word =", "no white space around ="),
+        ("t -i year= 2024", "-i: year= has no value", "year=2024 without white space"),
+        ("t year=2024", "no place for the word year=2024", "an input is written -i year=2024, a setting -c year=2024"),
+        ("a b", "%%agent_task has no place for the word b", "--help tells"),
+        ("-c Location", "-c: Location has no value", "for a variable Location=$name"),
+        ("--config f()", "--config: f() is not the name of a variable", "put it into a variable"),
+        ("-o a,", "-o: a, has an empty name", "without white space: a,b"),
+        ("-o a, b", "-o: a, has an empty name", "without white space"),
+        ("-o a,a", "-o: a is given twice", "or _ for one to drop"),
+        ("-o 1a", "-o: 1a cannot be the name of a variable", "such as df"),
+        ("-r class", "-r: class cannot be the name of a variable", ""),
+        ("--name ''", "--name: it is empty", "leave it out"),
+        ("--returns 5:int", "--returns: 5:int is not a list of outputs", "write --returns path:str"),
+        ("-o df -b", "-o waits for the result, and -b does not wait", "bind the run with -r run"),
+    ],
+)
+def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        parse_agent_task(line)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("rnu", "%agent has no verb rnu", "did you mean %agent run?"),
+        ("zzz", "%agent has no verb zzz", "the verbs are types, run"),
+        ("help rnu", "%agent has no verb rnu", "did you mean %agent run?"),
+        ("-q runs", "%agent has no option -q", "it is an option of %%agent_task and of %agent run"),
+        ("types x", "%agent types has no place for the word x", "%agent types --help"),
+        ("run", "%agent run needs TASK: the variable that holds the task", "%agent run --help"),
+        ("run f()", "TASK: f() is not the name of a variable", ""),
+        ("run t year", "NAME=VALUE: year has no value", "year=year for the variable"),
+        ("run t year = 1", "NAME=VALUE: year has no value", ""),
+        ("run t year=1 = 2", "no place for the word =", "no white space around ="),
+        ("run t year=1 year=2", "year is given twice", ""),
+        ("run t -i year=1", "%agent run has no option -i", "%agent run my_task year=2024"),
+        ("run t --servce s", "%agent run has no option --servce", "did you mean --service?"),
+        ("types 8000", "%agent types has no place for the word 8000", "%agent types --help"),
+        ("run t x=1 -o a -b", "-o waits for the result", "-r run"),
+        ("runs --phase runing", "--phase: runing is not known here", "did you mean RUNNING?"),
+        ("runs --all", "%agent runs has no option --all", "it is an option of %agent cancel"),
+        ("runs -n 0", "-n: 0 is not a whole number, 1 or more", ""),
+        ("show", "%agent show needs ID", ""),
+        ("show a b", "%agent show has no place for the word b", ""),
+        ("cancel", "%agent cancel takes the ids of runs or --all", "%agent cancel last"),
+        ("cancel a --all", "%agent cancel takes the ids of runs or --all, not both", ""),
+        ("serve", "%agent serve needs --port N", ""),
+        ("serve 8000", "no place for the word 8000", "write --port 8000"),
+        ("serve --port 70000", "--port: 70000 is not a whole number, from 0 to 65535", ""),
+        ("remove", "%agent remove needs TYPE[@VERSION]", ""),
+        ("remove my_job@x", "TYPE[@VERSION]: x is not a whole number", ""),
+        ("remove @1", "@1 has no task type before @", ""),
+    ],
+)
+def test_a_line_of_agent_that_cannot_be_read(line: str, message: str, hint: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        parse_agent(line)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.hint
+
+
+def test_a_suggestion_is_an_attribute_too() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        parse_agent_task("--qiet")
+    assert caught.value.suggestion == "--quiet"
+
+
+FRAGMENTS = [
+    *(" ", "  ", "\t", "\n", "\0", "=", "'", '"', "'''", '"""', "\\", "(", ")", "[", "]", "{", "}"),
+    *(",", ":", "@", "$", "-", "--", ".", "é", "🚀", "\ud800"),
+    *"-i -o -b -c -n -r -h -f -q -x --input --inputs --lang --config --code --returns --retries --timeout".split(),
+    *"--phase --all --port --name --service --help --dry-run".split(),
+    *"types run runs show logs cancel serve stop remove help nest".split(),
+    *"year year= x=1 cfg.year a,b dict( int x:int sql 8000 90s 1h30m 1.5 -5 None last".split(),
+]
+
+
+def random_lines(count: int) -> list[str]:
+    rng = random.Random(20240229)
+    return [
+        "".join(rng.choice(FRAGMENTS) + rng.choice(["", " "]) for _ in range(rng.randint(0, 12))) for _ in range(count)
+    ]
+
+
+def test_only_argument_errors_come_out_of_random_text() -> None:
+    read = {"agent_task": 0, "agent": 0}
+    for line in random_lines(5000):
+        try:
+            found = parse_agent_task(line)
+            read["agent_task"] += 1
+            input_values(found.inputs, found.inputs_mapping, {"year": 1})
+            for _, text in found.config:
+                arguments.config_value(text, {"year": 1})
+        except ArgumentError as error:
+            assert error.message and error.hint, line
+        for prefix in ("", "run t ", "runs ", "cancel "):
+            try:
+                parse_agent(prefix + line)
+                read["agent"] += 1
+            except ArgumentError as error:
+                assert error.message and error.hint, line
+    assert min(read.values()) > 100  # the fragments do make lines that can be read
+
+
+def test_the_public_names_are_there() -> None:
+    assert all(hasattr(arguments, name) for name in arguments.__all__)
+    promised = "scan input_value config_value duration parse_agent_task parse_agent help_text VERBS"
+    assert set(promised.split()) <= set(arguments.__all__)
+
+
+def test_importing_it_brings_in_nothing_heavy() -> None:
+    code = (
+        "import sys, flyteagent_nb.notebook.completion\n"
+        "heavy = {'IPython', 'flytekit', 'flyteidl', 'grpc', 'traitlets', 'argparse', 'asyncio'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60)
+    if "No module named 'flyteagent_nb'" in done.stderr:  # run from the tree, not installed
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

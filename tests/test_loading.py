@@ -1,0 +1,304 @@
+"""The hook on flytekit's import, in processes of their own: each imports the real flytekit, beside plug-ins made for the test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flyteagent_nb.serving.catalog import BrokenPlugin
+from flyteagent_nb.serving.loading import GROUP, guard_entry_points
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEALTHY = """
+from flytekit.extend.backend.base_agent import AgentRegistry, SyncAgentBase
+class Healthy(SyncAgentBase):
+    name = "Healthy"
+    def __init__(self): super().__init__(task_type_name="healthy")
+    def do(self, **kwargs): ...
+AgentRegistry.register(Healthy())
+"""
+
+BROKEN = {
+    "aa_missing": "import no_such_module_at_all",
+    "bb_raising": "raise RuntimeError('no licence')",
+    "cc_leaving": "import sys; sys.exit(3)",
+}
+
+PREAMBLE = """
+import importlib, importlib.util, inspect, logging, pickle, sys, threading, builtins, time
+from importlib.metadata import EntryPoint
+from flyteagent_nb.serving.catalog import Catalog
+from flyteagent_nb.serving.loading import FlytekitLoading
+plain_import, plain_load = builtins.__import__, EntryPoint.load
+catalog = Catalog()
+events = []
+def on_loaded():
+    events.append(("loaded", threading.current_thread().name))
+    catalog.take_over()
+def check_clean(finders=0):
+    assert builtins.__import__ is plain_import
+    assert EntryPoint.load is plain_load
+    assert sum(isinstance(finder, FlytekitLoading) for finder in sys.meta_path) == finders
+hook = FlytekitLoading(on_loaded, catalog.record_broken)
+"""
+
+
+def make_plugins(folder: Path, sources: dict[str, str]) -> None:
+    """A package and a distribution for each source, with an entry point of flytekit's."""
+    for name, source in sources.items():
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(source)
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {name}\n")
+
+
+def run(folder: Path, code: str) -> str:
+    """What ``code`` prints to stderr, after the preamble, in a process that sees the plug-ins in ``folder``."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_cell_beside_the_background_import(tmp_path: Path) -> None:
+    """The cell imports parts of flytekit while a thread imports the whole; three plug-ins are broken and one is not."""
+    make_plugins(tmp_path, {**BROKEN, "dd_healthy": HEALTHY})
+    run(
+        tmp_path,
+        """
+        def seconds(call):
+            began = time.perf_counter(); call(); return time.perf_counter() - began
+        times = []
+        for _ in range(5):
+            times.append(seconds(hook.install)); hook.install(); hook.remove(); hook.remove()
+            check_clean()
+        hook.install()
+        assert min(times) < 0.005 and "flytekit" not in sys.modules, times
+
+        spec = importlib.util.find_spec("flytekit")
+        assert spec.origin.endswith("__init__.py") and spec.submodule_search_locations
+        assert "load_implicit_plugins" in spec.loader.get_source("flytekit")
+        assert type(pickle.loads(pickle.dumps(spec)).loader) is importlib.machinery.SourceFileLoader
+        assert importlib.util.find_spec("flytekit_of_nobody") is None
+
+        class Spy:
+            begun = threading.Event()
+            def find_spec(self, name, path=None, target=None):
+                if name == "flytekit._version": self.begun.set()
+        sys.meta_path.insert(0, Spy())
+        failed = []
+        def background():
+            try: import flytekit
+            except BaseException as error: failed.append(error)
+        thread = threading.Thread(target=background, name="background")
+        thread.start()
+        assert Spy.begun.wait(60)
+        from flytekit.extend.backend.base_agent import AgentRegistry, SyncAgentBase
+        assert events == [("loaded", "background")], events
+        class Mine(SyncAgentBase):
+            name = "Mine"
+            def __init__(self): super().__init__(task_type_name="mine")
+            def do(self, **kwargs): ...
+        AgentRegistry.register(Mine()); AgentRegistry.register(Mine())
+        thread.join()
+        assert not failed, failed
+
+        broken = [(p.name, p.module, p.package, p.reason) for p in sorted(catalog.broken, key=lambda p: p.name)]
+        assert broken == [
+            ("aa_missing", "aa_missing", "aa_missing 1.0", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+            ("bb_raising", "bb_raising", "bb_raising 1.0", "RuntimeError: no licence"),
+            ("cc_leaving", "cc_leaving", "cc_leaving 1.0", "SystemExit: 3"),
+        ], broken
+        found = {e.task_type: (e.package, e.in_notebook, e.generation) for e in catalog.entries()}
+        assert found["healthy"] == ("dd_healthy 1.0", False, 1) and found["mine"] == ("this notebook", True, 2), found
+
+        import flytekit
+        check_clean(finders=1)
+        assert type(flytekit.__loader__) is type(flytekit.__spec__.loader) is importlib.machinery.SourceFileLoader
+        assert "def load_implicit_plugins" in inspect.getsource(flytekit)
+        assert pickle.loads(pickle.dumps(flytekit.task)) is flytekit.task
+
+        assert importlib.reload(flytekit) is flytekit
+        assert events == [("loaded", "background"), ("loaded", "MainThread")] and len(catalog.broken) == 3
+        assert catalog.current("mine").generation == 2
+        assert type(flytekit.__spec__.loader) is importlib.machinery.SourceFileLoader
+        check_clean(finders=1)
+        hook.remove()
+        check_clean()
+        """,
+    )
+
+
+def test_an_import_that_died_before(tmp_path: Path) -> None:
+    """A hook that comes after an import that a plug-in ended; and what goes wrong in it does not end the import."""
+    make_plugins(tmp_path, {"aa_missing": BROKEN["aa_missing"], "dd_healthy": HEALTHY})
+    stderr = run(
+        tmp_path,
+        """
+        try: import flytekit
+        except ImportError as error: assert error.name == "no_such_module_at_all"
+        assert "flytekit" not in sys.modules and "flytekit.extend.backend" in sys.modules
+        def fail(*args): raise ZeroDivisionError("ours")
+        failing = FlytekitLoading(fail, fail)
+        failing.install()
+        hook.install()
+        import flytekit.sensor
+        assert events == [("loaded", "MainThread")]
+        assert [p.name for p in catalog.broken] == ["aa_missing"]
+        assert {"healthy", "sensor"} <= {e.task_type for e in catalog.entries()}
+        assert flytekit.extend.backend.base_agent.AgentRegistry and flytekit.configuration.Config
+        failing.remove(), hook.remove()
+        check_clean()
+        """,
+    )
+    assert stderr.count("ZeroDivisionError: ours") == 1, (
+        stderr
+    )  # the inner guard recorded the plug-in: nothing is left for the outer
+
+
+def test_flytekit_first(tmp_path: Path) -> None:
+    """flytekit is there already: the hook runs at once, and its error is the caller's."""
+    run(
+        tmp_path,
+        """
+        import flytekit
+        hook.install()
+        assert events == [("loaded", "MainThread")] and catalog.current("sensor")
+        check_clean(finders=1)
+        hook.remove()
+        check_clean()
+        hook.install(); hook.remove()
+        assert len(events) == 2
+        failing = FlytekitLoading(lambda: 1 / 0, print)
+        try: failing.install()
+        except ZeroDivisionError: pass
+        else: raise AssertionError
+        check_clean(finders=1)
+        """,
+    )
+
+
+def test_an_import_under_way_is_waited_for(tmp_path: Path) -> None:
+    """Another thread is in the middle of an import that began without the hook."""
+    make_plugins(
+        tmp_path,
+        {
+            "gate": "import sys\nm = sys.modules['__main__']\nm.reached.set()\nassert m.go.wait(60)\nm.events.append('gate')"
+        },
+    )
+    run(
+        tmp_path,
+        """
+        reached, go, began, ended = (threading.Event() for _ in range(4))
+        thread = threading.Thread(target=lambda: __import__("flytekit"))
+        thread.start()
+        assert reached.wait(60)
+        def install():
+            began.set(); hook.install(); ended.set()
+        installer = threading.Thread(target=install, name="installer")
+        installer.start()
+        assert began.wait(60) and not ended.wait(0.3) and events == []
+        go.set()
+        installer.join(); thread.join()
+        assert events == ["gate", ("loaded", "installer")], events
+        assert not catalog.broken and catalog.current("sensor")
+        check_clean(finders=1)
+        """,
+    )
+
+
+def test_a_plugin_that_a_cell_is_importing_is_not_broken(tmp_path: Path) -> None:
+    """The cell holds the plug-in's import lock and waits for flytekit, whose import comes to that plug-in last."""
+    first = "import sys\nmain = sys.modules['__main__']\nmain.start()\n"
+    make_plugins(tmp_path, {"dd_healthy": first + HEALTHY})
+    run(
+        tmp_path,
+        """
+        begun = threading.Event()
+        class Spy:
+            def find_spec(self, name, path=None, target=None):
+                if name == "flytekit._version": begun.set()
+        sys.meta_path.insert(0, Spy())
+        failed = []
+        def background():
+            try: import flytekit
+            except BaseException as error: failed.append(error)
+        thread = threading.Thread(target=background)
+        def start():
+            thread.start()
+            assert begun.wait(60)
+        hook.install()
+        import dd_healthy
+        thread.join()
+        assert not failed and not catalog.broken, (failed, catalog.broken)
+        assert len(events) == 1 and catalog.current("healthy").package == "dd_healthy 1.0"
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('no wheel')", "ImportError: no wheel"),
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("def broken(:", "SyntaxError: invalid syntax (__init__.py, line 1)"),
+        ("import sys; sys.exit('no')", "SystemExit: no"),
+        ("other = 1", "AttributeError: module 'guarded_plugin' has no attribute 'register'"),
+    ],
+)
+def test_what_a_plugin_may_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str) -> None:
+    make_plugins(tmp_path, {"guarded_plugin": source})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "guarded_plugin", raising=False)
+    told: list[BrokenPlugin] = []
+    with guard_entry_points(told.append):
+        assert EntryPoint("plug", "guarded_plugin:register", GROUP).load() is None
+    assert told == [BrokenPlugin("plug", "guarded_plugin", "guarded_plugin", reason)]
+    sys.modules.pop("guarded_plugin", None)
+
+
+def test_the_guard_touches_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_plugins(tmp_path, {"interrupting_plugin": "raise KeyboardInterrupt", "dd_missing": BROKEN["aa_missing"]})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plain = EntryPoint.load
+    told: list[BrokenPlugin] = []
+    elsewhere: list[str] = []
+    missing = EntryPoint("plug", "dd_missing", GROUP)
+
+    def load_elsewhere() -> None:
+        try:
+            missing.load()
+        except ImportError as error:
+            elsewhere.append(str(error))
+
+    with pytest.raises(KeyboardInterrupt), guard_entry_points(told.append):
+        assert EntryPoint("plug", "json:loads", GROUP).load()('{"a": 1}') == {"a": 1}
+        with pytest.raises(ModuleNotFoundError):
+            EntryPoint("plug", "dd_missing", "another.group").load()
+        thread = threading.Thread(target=load_elsewhere)
+        thread.start()
+        thread.join()
+        EntryPoint("plug", "interrupting_plugin", GROUP).load()
+    assert elsewhere == ["No module named 'no_such_module_at_all'"]
+    assert told == []
+    assert EntryPoint.load is plain
+    with pytest.raises(ModuleNotFoundError):
+        missing.load()
