@@ -5,7 +5,6 @@ Opening returns at once; the imports (seconds) and the start of the service go o
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import concurrent.futures
 import threading
@@ -125,6 +124,9 @@ class Workspace:
         left = 0
         if not thread.forked:
             left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
+            if self._runner is not None:  # here, as at exit Python lets no loop start a thread any more
+                self._runner.storage.close()
+        self._host = self._runner = self._capture = None
         if self._loading is not None:
             self._loading.remove()
         self.catalog.release()
@@ -181,13 +183,10 @@ class Workspace:
         if self._runner is not None:
             left = await self._runner.close(grace=CLOSE_WAIT / 2)
             await self._runner.router.close()
-            storage = self._runner.storage
-            await asyncio.to_thread(storage.close)
         if self._host is not None:
             await self._host.stop()
         if self._capture is not None:
             self._capture.remove()
-        self._host = self._runner = self._capture = None
         return left
 
     def _flytekit_loaded(self) -> None:

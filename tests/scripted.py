@@ -11,7 +11,7 @@ A script is the template's ``custom``, so that a test needs no reference to the 
      "times": {"get": 2},           # only the first so many times (per job; over all jobs for create and do)
      "sleeps": {"create": 0.2},     # seconds, awaited
      "blocks": {"create": 0.2},     # seconds, with time.sleep
-     "hangs": ["create"],           # until it is cancelled; a plain function, which no cancel reaches: until agent.released is set
+     "hangs": ["create"],           # until it is cancelled; in a plain function until agent.released is set
      "prints": {"create": "text"}}
 
 What happened stands in ``agent.calls`` and in the counts.

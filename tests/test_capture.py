@@ -16,25 +16,35 @@ from flyteagent_nb.serving.capture import Capture, OutputBuffer, OutputStore
 
 
 @pytest.fixture
-def store():
-    return OutputStore()
+def terminal():
+    """Call it for fresh stdout and stderr, as a terminal has them; it returns what tells what each was written.
+
+    A call, because pytest puts in its own streams between a fixture and its test.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin():
+            out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            return lambda: (out.buffer.getvalue().decode(), err.buffer.getvalue().decode())
+
+        yield begin
 
 
 @pytest.fixture
-def streams(monkeypatch):
-    """Fresh stdout and stderr, as a terminal has them: (stdout, stderr, what each was written)."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    return out, err, lambda: (out.buffer.getvalue().decode(), err.buffer.getvalue().decode())
+def capturing(terminal):
+    """Call it for a terminal whose output is captured: (capture, store, what was written)."""
+    with contextlib.ExitStack() as stack:
 
+        def begin():
+            written, store = terminal(), OutputStore()
+            capture = Capture(store.sink)
+            capture.install()
+            stack.callback(capture.remove)
+            return capture, store, written
 
-@pytest.fixture
-def capture(store, streams):
-    capture = Capture(store.sink)
-    capture.install()
-    yield capture
-    capture.remove()
+        yield begin
 
 
 @pytest.fixture
@@ -46,8 +56,8 @@ def logger():
     logger.setLevel(logging.NOTSET)
 
 
-def test_what_is_printed_inside_a_run_goes_there_and_nowhere_else(capture, store, streams):
-    written = streams[2]
+def test_what_is_printed_inside_a_run_goes_there_and_nowhere_else(capturing):
+    capture, store, written = capturing()
     sys.stdout.write("before\n")
     with capture.run("a"):
         print("one", 1)  # noqa: T201
@@ -59,7 +69,8 @@ def test_what_is_printed_inside_a_run_goes_there_and_nowhere_else(capture, store
     assert written() == ("before\nafter\n", "")
 
 
-def test_runs_are_kept_apart_in_tasks_and_threads_and_nested(capture, store, streams):
+def test_runs_are_kept_apart_in_tasks_and_threads_and_nested(capturing):
+    capture, store, written = capturing()
     started, go = threading.Barrier(3), threading.Event()
 
     def agent(name):
@@ -86,10 +97,11 @@ def test_runs_are_kept_apart_in_tasks_and_threads_and_nested(capture, store, str
         "inner": ["inner"],
         "outer": ["outer"],
     }
-    assert streams[2]() == ("nobody\n", "")
+    assert written() == ("nobody\n", "")
 
 
-def test_a_write_of_what_is_not_text_fails_as_ever(capture):
+def test_a_write_of_what_is_not_text_fails_as_ever(capturing):
+    capture, *_ = capturing()
     with capture.run("a"), pytest.raises(TypeError):
         sys.stdout.write(b"bytes")
 
@@ -110,7 +122,9 @@ class Slotted:
         pass
 
 
-def test_a_stream_that_takes_no_attributes_is_wrapped(store, monkeypatch, streams):
+def test_a_stream_that_takes_no_attributes_is_wrapped(monkeypatch, terminal):
+    terminal()
+    store = OutputStore()
     slotted = Slotted()
     monkeypatch.setattr(sys, "stdout", slotted)
     capture = Capture(store.sink)
@@ -125,42 +139,45 @@ def test_a_stream_that_takes_no_attributes_is_wrapped(store, monkeypatch, stream
     assert store.get("a").lines() == ["inside"]
 
 
-def test_a_kernel_s_stream_is_tapped(store, monkeypatch):
-    from ipykernel.iostream import BackgroundSocket, IOPubThread, OutStream
-    from jupyter_client.session import Session
+IN_A_KERNEL = """
+import logging, sys, threading
+from flyteagent_nb.serving.capture import Capture, OutputStore
+found = [{k: v for k, v in vars(s).items() if callable(v)} for s in (sys.stdout, sys.stderr)]
+store = OutputStore()
+capture = Capture(store.sink)
+capture.install()
+print("the cell's")
+with capture.run("a"):
+    print("the agent's", flush=True)
+    print("its errors", file=sys.stderr)
+    logging.warning("its log")
+capture.remove()
+left = [{k: v for k, v in vars(s).items() if callable(v)} for s in (sys.stdout, sys.stderr)]
+print(store.get("a").lines(), left, [type(s).__name__ for s in (sys.stdout, sys.stderr)])
+"""
 
-    class Socket:
-        sent: list[str] = []  # noqa: RUF012
 
-    thread = IOPubThread(_zmq_socket())
-    thread.start()
+def test_in_a_kernel():
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel()
+    shown = []
     try:
-        stream = OutStream(Session(key=b""), BackgroundSocket(thread), "stdout", watchfd=False)
-        monkeypatch.setattr(sys, "stdout", stream)
-        capture = Capture(store.sink)
-        capture.install()
-        with capture.run("a"):
-            print("inside", flush=True)  # noqa: T201
-        assert not stream._buffers
-        capture.remove()
-        assert not {"write", "writelines", "flush"} & vars(stream).keys()
-        assert store.get("a").lines() == ["inside"]
-        stream.close()
+        client.execute_interactive(
+            IN_A_KERNEL,
+            timeout=60,
+            output_hook=lambda m: shown.append(m["content"].get("text") or m["content"].get("evalue")),
+        )
     finally:
-        thread.stop()
-        thread.close()
-        thread.socket.context.term()
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+    said = "".join(text for text in shown if text)
+    assert said == "the cell's\n" + str(["the agent's", "its errors", "WARNING root: its log"]) + " True\n"
 
 
-def _zmq_socket():
-    import zmq
-
-    socket = zmq.Context().socket(zmq.PUB)
-    socket.linger = 0
-    return socket
-
-
-def test_a_stream_that_is_put_there_later_is_tapped_too(capture, store):
+def test_a_stream_that_is_put_there_later_is_tapped_too(capturing):
+    capture, store, _ = capturing()
     with contextlib.redirect_stdout(io.StringIO()) as cell:
         sys.stdout.write("the cell's\n")
         with capture.run("a"):
@@ -169,8 +186,10 @@ def test_a_stream_that_is_put_there_later_is_tapped_too(capture, store):
     assert store.get("a").lines() == ["the agent's"]
 
 
-def test_install_and_remove_are_idempotent_and_leave_things_as_found(store, streams):
-    out, err, written = streams
+def test_install_and_remove_are_idempotent_and_leave_things_as_found(terminal):
+    written = terminal()
+    store = OutputStore()
+    out, err = sys.stdout, sys.stderr
     own = out.write
     out.write = own  # somebody's own patch, from before
     found, handlers = vars(out).copy(), logging.Logger.callHandlers
@@ -190,8 +209,9 @@ def test_install_and_remove_are_idempotent_and_leave_things_as_found(store, stre
     assert store.get("a") is None
 
 
-def test_a_patch_over_ours_stays_and_ours_lets_all_through_when_removed(capture, store, streams):
-    out, _, written = streams
+def test_a_patch_over_ours_stays_and_ours_lets_all_through_when_removed(capturing):
+    capture, _, written = capturing()
+    out = sys.stdout
     ours = out.write
     out.write = patched = lambda text: ours(text.upper())
     capture.remove()
@@ -202,41 +222,45 @@ def test_a_patch_over_ours_stays_and_ours_lets_all_through_when_removed(capture,
     del out.write
 
 
-def test_a_discarded_stream_is_not_kept_alive(capture):
+def test_a_discarded_stream_is_not_kept_alive(capturing):
+    capture, *_ = capturing()
     import gc
     import weakref
 
     with contextlib.redirect_stdout(io.StringIO()) as cell, capture.run("a"):
-        pass
+        assert "write" in vars(cell)
     seen = weakref.ref(cell)
     del cell
     gc.collect()
     assert seen() is None
 
 
-def test_flytekit_s_logger_which_does_not_propagate(capture, store, streams):
+def test_flytekit_s_logger_which_does_not_propagate(capturing):
+    capture, store, written = capturing()
     from flytekit import logger
 
     with capture.run("a"):
         logger.warning("quota at %d %%", 90)
     assert store.get("a").lines() == ["WARNING flytekit: quota at 90 %"]
-    assert streams[2]() == ("", "")
+    assert written() == ("", "")
 
 
 @pytest.mark.parametrize("with_handler", [True, False], ids=["handlers", "last resort"])
-def test_the_root_logger(capture, store, streams, monkeypatch, with_handler):
+def test_the_root_logger(monkeypatch, with_handler, capturing):
+    capture, store, written = capturing()
     handlers = [logging.StreamHandler(sys.stderr)] if with_handler else []
     monkeypatch.setattr(logging.root, "handlers", handlers)
     with capture.run("a"):
         logging.warning("inside")
     assert store.get("a").lines() == ["WARNING root: inside"]
-    assert streams[2]() == ("", "")
+    assert written() == ("", "")
     if with_handler:
         logging.warning("outside")
-        assert streams[2]() == ("", "outside\n")
+        assert written() == ("", "outside\n")
 
 
-def test_a_file_gets_the_record_once(capture, store, tmp_path, logger):
+def test_a_file_gets_the_record_once(tmp_path, logger, capturing):
+    capture, store, _ = capturing()
     handler = logging.FileHandler(tmp_path / "log")
     logger.addHandler(handler)
     with capture.run("a"):
@@ -246,7 +270,8 @@ def test_a_file_gets_the_record_once(capture, store, tmp_path, logger):
     assert store.get("a").lines() == ["ERROR test_capture.agent: kept"]
 
 
-def test_a_handler_s_level_holds_inside_a_run(capture, tmp_path, logger):
+def test_a_handler_s_level_holds_inside_a_run(tmp_path, logger, capturing):
+    capture, *_ = capturing()
     handler = logging.FileHandler(tmp_path / "log")
     handler.setLevel(logging.ERROR)
     logger.addHandler(handler)
@@ -256,7 +281,8 @@ def test_a_handler_s_level_holds_inside_a_run(capture, tmp_path, logger):
     assert (tmp_path / "log").read_text() == ""
 
 
-def test_a_handler_that_shows_records_in_a_notebook_is_left_out(capture, store, logger):
+def test_a_handler_that_shows_records_in_a_notebook_is_left_out(logger, capturing):
+    capture, *_ = capturing()
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -275,7 +301,9 @@ def test_a_handler_that_shows_records_in_a_notebook_is_left_out(capture, store, 
     assert len(shown) == 3
 
 
-def test_a_log_tap_of_somebody_else_still_hears(store, monkeypatch, streams, logger):
+def test_a_log_tap_of_somebody_else_still_hears(monkeypatch, logger, terminal):
+    written = terminal()
+    store = OutputStore()
     heard = []
     original = logging.Logger.callHandlers
 
@@ -290,16 +318,18 @@ def test_a_log_tap_of_somebody_else_still_hears(store, monkeypatch, streams, log
         logger.warning("inside")
     capture.remove()
     assert heard == ["inside"]
-    assert streams[2]() == ("", "")
+    assert written() == ("", "")
     assert logging.Logger.callHandlers is theirs
 
 
-def test_an_exception_is_logged_with_its_traceback_and_broken_arguments_with_their_text(capture, store, logger):
+def test_an_exception_is_logged_with_its_traceback_and_broken_arguments_with_their_text(logger, capturing):
+    capture, store, _ = capturing()
     with capture.run("a"):
         try:
             raise ValueError("no such table")
         except ValueError:
             logger.exception("create failed")
+        logger.propagate = False  # pytest's own handler raises
         logger.warning("%d rows", "many")
         logger.warning("where", stack_info=True)
     lines = store.get("a").lines()
@@ -309,7 +339,8 @@ def test_an_exception_is_logged_with_its_traceback_and_broken_arguments_with_the
     assert "Stack (most recent call last):" in lines
 
 
-def test_a_context_that_was_copied_inside_a_run_belongs_to_it(capture, store):
+def test_a_context_that_was_copied_inside_a_run_belongs_to_it(capturing):
+    capture, store, _ = capturing()
     with capture.run("a"):
         context = contextvars.copy_context()
     context.run(sys.stdout.write, "late\n")
@@ -340,7 +371,8 @@ def test_lines_are_assembled(writes, lines):
     assert whole.lines() == single.lines() == lines
 
 
-def test_a_progress_bar_leaves_its_last_state(capture, store):
+def test_a_progress_bar_leaves_its_last_state(capturing):
+    capture, store, _ = capturing()
     from tqdm import tqdm
 
     with capture.run("a"):
@@ -405,7 +437,8 @@ def test_one_endless_line_is_cut_and_says_by_how_much(size):
     assert buffer.lines()[-1] == "next"
 
 
-def test_a_million_lines_are_quick_and_bounded(capture, store):
+def test_a_million_lines_are_quick_and_bounded(capturing):
+    capture, store, _ = capturing()
     tracemalloc.start()
     try:
         with capture.run("a"):
@@ -472,7 +505,8 @@ def test_writes_from_many_threads_are_all_there():
         assert [line for line in lines if line.startswith(f"t{k} ")] == [f"t{k} {i}" for i in range(1000)]
 
 
-def test_the_store_makes_no_buffer_for_a_silent_run(capture, store):
+def test_the_store_makes_no_buffer_for_a_silent_run(capturing):
+    capture, store, _ = capturing()
     with capture.run("silent"):
         pass
     assert store.get("silent") is None

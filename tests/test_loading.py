@@ -7,15 +7,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoints, entry_points
 from typing import TYPE_CHECKING
 
 import pytest
 
 from flyteagent_nb.serving.catalog import BrokenPlugin
-from flyteagent_nb.serving.loading import GROUP, guard_entry_points
+from flyteagent_nb.serving.loading import GROUP, guard_plugins
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 HEALTHY = """
@@ -35,10 +36,10 @@ BROKEN = {
 
 PREAMBLE = """
 import importlib, importlib.util, inspect, logging, pickle, sys, threading, builtins, time
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoints
 from flyteagent_nb.serving.catalog import Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
-plain_import, plain_load = builtins.__import__, EntryPoint.load
+plain_import, plain_select = builtins.__import__, EntryPoints.select
 catalog = Catalog()
 events = []
 def on_loaded():
@@ -46,7 +47,7 @@ def on_loaded():
     catalog.take_over()
 def check_clean(finders=0):
     assert builtins.__import__ is plain_import
-    assert EntryPoint.load is plain_load
+    assert EntryPoints.select is plain_select
     assert sum(isinstance(finder, FlytekitLoading) for finder in sys.meta_path) == finders
 hook = FlytekitLoading(on_loaded, catalog.record_broken)
 """
@@ -158,19 +159,20 @@ def test_an_import_that_died_before(tmp_path: Path) -> None:
         def fail(*args): raise ZeroDivisionError("ours")
         failing = FlytekitLoading(fail, fail)
         failing.install()
-        hook.install()
         import flytekit.sensor
-        assert events == [("loaded", "MainThread")]
-        assert [p.name for p in catalog.broken] == ["aa_missing"]
-        assert {"healthy", "sensor"} <= {e.task_type for e in catalog.entries()}
+        check_clean(finders=1)
+        failing.remove()
         assert flytekit.extend.backend.base_agent.AgentRegistry and flytekit.configuration.Config
-        failing.remove(), hook.remove()
+        hook.install()
+        assert {"healthy", "sensor"} <= {e.task_type for e in catalog.entries()}
+        importlib.reload(flytekit)
+        assert events == [("loaded", "MainThread")] * 2
+        assert [p.name for p in catalog.broken] == ["aa_missing"]
+        hook.remove()
         check_clean()
         """,
     )
-    assert stderr.count("ZeroDivisionError: ours") == 1, (
-        stderr
-    )  # the inner guard recorded the plug-in: nothing is left for the outer
+    assert stderr.count("ZeroDivisionError: ours") == 2, stderr
 
 
 def test_flytekit_first(tmp_path: Path) -> None:
@@ -253,6 +255,21 @@ def test_a_plugin_that_a_cell_is_importing_is_not_broken(tmp_path: Path) -> None
     )
 
 
+def load(name: str, group: str = GROUP) -> object:
+    """What the entry point ``name`` loads, found as flytekit finds it."""
+    (entry_point,) = (e for e in entry_points(group=group) if e.name == name)
+    return entry_point.load()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path whose plug-ins are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [n for n in sys.modules if (tmp_path / n).is_dir()]:
+        del sys.modules[name]
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -261,44 +278,41 @@ def test_a_plugin_that_a_cell_is_importing_is_not_broken(tmp_path: Path) -> None
         ("raise RuntimeError", "RuntimeError"),
         ("def broken(:", "SyntaxError: invalid syntax (__init__.py, line 1)"),
         ("import sys; sys.exit('no')", "SystemExit: no"),
-        ("other = 1", "AttributeError: module 'guarded_plugin' has no attribute 'register'"),
     ],
 )
-def test_what_a_plugin_may_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str) -> None:
-    make_plugins(tmp_path, {"guarded_plugin": source})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "guarded_plugin", raising=False)
+def test_what_a_plugin_may_raise(plugins: Path, source: str, reason: str) -> None:
+    make_plugins(plugins, {"guarded_plugin": source, "healthy_plugin": "answer = 42"})
     told: list[BrokenPlugin] = []
-    with guard_entry_points(told.append):
-        assert EntryPoint("plug", "guarded_plugin:register", GROUP).load() is None
-    assert told == [BrokenPlugin("plug", "guarded_plugin", "guarded_plugin", reason)]
-    sys.modules.pop("guarded_plugin", None)
+    with guard_plugins(told.append):
+        assert load("guarded_plugin") is None
+        assert getattr(load("healthy_plugin"), "answer", None) == 42
+    assert told == [BrokenPlugin("guarded_plugin", "guarded_plugin", "guarded_plugin 1.0", reason)]
 
 
-def test_the_guard_touches_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_plugins(tmp_path, {"interrupting_plugin": "raise KeyboardInterrupt", "dd_missing": BROKEN["aa_missing"]})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plain = EntryPoint.load
+def test_the_guard_touches_nothing_else(plugins: Path) -> None:
+    make_plugins(plugins, {"interrupting_plugin": "raise KeyboardInterrupt", "missing_plugin": BROKEN["aa_missing"]})
+    (plugins / "missing_plugin-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[{GROUP}]\nmissing_plugin = missing_plugin\n[another.group]\nmissing_plugin = missing_plugin\n"
+    )
+    plain = EntryPoints.select
     told: list[BrokenPlugin] = []
     elsewhere: list[str] = []
-    missing = EntryPoint("plug", "dd_missing", GROUP)
 
     def load_elsewhere() -> None:
         try:
-            missing.load()
+            load("missing_plugin")
         except ImportError as error:
             elsewhere.append(str(error))
 
-    with pytest.raises(KeyboardInterrupt), guard_entry_points(told.append):
-        assert EntryPoint("plug", "json:loads", GROUP).load()('{"a": 1}') == {"a": 1}
+    with pytest.raises(KeyboardInterrupt), guard_plugins(told.append):
         with pytest.raises(ModuleNotFoundError):
-            EntryPoint("plug", "dd_missing", "another.group").load()
+            load("missing_plugin", "another.group")
         thread = threading.Thread(target=load_elsewhere)
         thread.start()
         thread.join()
-        EntryPoint("plug", "interrupting_plugin", GROUP).load()
+        load("interrupting_plugin")
     assert elsewhere == ["No module named 'no_such_module_at_all'"]
     assert told == []
-    assert EntryPoint.load is plain
+    assert EntryPoints.select is plain
     with pytest.raises(ModuleNotFoundError):
-        missing.load()
+        load("missing_plugin")

@@ -86,7 +86,7 @@ class Attempt:
             FlyteAgentNBError: no service has the task type.
         """
         driven, runner = self._driven, self._runner
-        resolved = await runner.interruptible(driven, self._resolve())
+        resolved = self._listed() or await runner.interruptible(driven, self._resolve())
         changes = {"service": resolved.service.name, "agent": resolved.agent, "is_sync": resolved.is_sync}
         runner.publish(driven, **changes, **({"phase": "RUNNING"} if resolved.is_sync else {}))
         self._prefix = runner.storage.prefix(driven.run.id, self._number)
@@ -150,6 +150,7 @@ class Attempt:
 
     async def _async(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
         driven, runner = self._driven, self._runner
+        await asyncio.to_thread(runner.storage.make, self._prefix)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
         await runner.journal.intend(driven.run.id, record)
         deadline = self._deadline("CreateTask")
@@ -337,13 +338,16 @@ class Attempt:
     def _note(self, text: str) -> None:
         self._runner.publish(self._driven, notes=(*self._driven.run.snapshot.notes, text))
 
+    def _listed(self) -> Resolved | None:
+        return self._runner.router.listed(self._category.name, self._category.version, self._driven.service)
+
     async def _resolve(self) -> Resolved:
         return await self._runner.router.resolve(self._category.name, self._category.version, self._driven.service)
 
     async def _resolve_again(self, before: Resolved) -> Resolved:
         """The service for the next get or delete; the one before where nobody lists the type any more."""
         try:
-            return await self._resolve()
+            return self._listed() or await self._resolve()
         except (TaskTypeNotFoundError, ServiceError):
             return before
 

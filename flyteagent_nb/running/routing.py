@@ -51,6 +51,16 @@ class Router:
         """Whether a service listed the type when it was last asked. Any thread."""
         return any((task_type, version) in listing for listing in tuple(self._listings.values()))
 
+    def listed(self, task_type: str, version: int, service: str | None = None) -> Resolved | None:
+        """What :meth:`resolve` would answer without asking anybody, or None where it would have to."""
+        if self._stale:
+            return None
+        for name in [service] if service is not None else self._services:
+            found = self._listings.get(name, {}).get((task_type, version))
+            if found is not None:
+                return found
+        return None
+
     async def resolve(self, task_type: str, version: int, service: str | None = None) -> Resolved:
         """The service for a task type, the newest listing considered.
 
@@ -68,10 +78,9 @@ class Router:
                 suggestion=closest(service, self._services),
                 hint=f"there is: {', '.join(self._services) or 'none'}",
             )
-        for name in [service] if service is not None else list(self._services):
-            found = self._listings.get(name, {}).get((task_type, version))
-            if found is not None:
-                return found
+        found = self.listed(task_type, version, service)
+        if found is not None:
+            return found
         raise self._not_found(task_type, version, service)
 
     async def close(self) -> None:

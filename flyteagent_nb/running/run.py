@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, WaitTimeoutError
 
@@ -23,8 +22,7 @@ HEARTBEAT = 0.05
 FINAL_PHASES = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "RETRYABLE_FAILED"})
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseChange:
+class PhaseChange(NamedTuple):
     """A phase and when the runner saw it (seconds since the epoch)."""
 
     phase: str
@@ -32,9 +30,8 @@ class PhaseChange:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """The state of a run at one moment.
+class RunSnapshot(NamedTuple):
+    """The state of a run at one moment. (A named tuple: it is replaced several times a run, which a dataclass makes dear.)
 
     Attributes:
         id: the run's id, 10 hexadecimal digits.
@@ -74,7 +71,7 @@ class RunSnapshot:
     custom_info: Mapping[str, Any] | None = None
     attempt: int = 1
     attempts: int = 1
-    submitted: float = field(default_factory=time.time)
+    submitted: float = 0.0
     ended: float | None = None
     seconds: float | None = None
     stopping: bool = False

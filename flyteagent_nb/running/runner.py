@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import dataclasses
 import functools
 import random
 import secrets
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -270,14 +270,16 @@ class Runner:
         Raises:
             Cancelled: the run was cancelled meanwhile.
         """
-        driven.in_call = task = asyncio.ensure_future(work)
+        # The run's own task, not one of its own for the work: a cancel reaches whatever it awaits, and none is made for nothing.
+        driven.in_call = task = asyncio.current_task()
         try:
-            return await task
+            return await work
         except asyncio.CancelledError:
-            if driven.cancelled and task.cancelled():
-                raise Cancelled("") from None
-            task.cancel()
-            raise
+            if not driven.cancelled:
+                raise
+            if task is not None and sys.version_info >= (3, 11):
+                task.uncancel()
+            raise Cancelled("") from None
         finally:
             driven.in_call = None
 
@@ -288,7 +290,7 @@ class Runner:
         attempt = changes.get("attempt", snapshot.attempt)
         if phase != snapshot.phase or attempt != snapshot.attempt:
             changes["phases"] = (*snapshot.phases, PhaseChange(phase, time.time(), attempt))
-        driven.run.publish(dataclasses.replace(snapshot, **changes))
+        driven.run.publish(snapshot._replace(**changes))
 
     def jitter(self) -> float:
         """A number in [0, 1), so that runs that began together do not poll together."""
@@ -324,8 +326,7 @@ class Runner:
             phases = (*phases, PhaseChange(phase, now, snapshot.attempt))
         self._driven.pop(run.id, None)
         run.finish(
-            dataclasses.replace(
-                snapshot,
+            snapshot._replace(
                 phase=phase,
                 phases=phases,
                 ended=now,

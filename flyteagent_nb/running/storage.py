@@ -34,13 +34,16 @@ class RunStorage:
             self.root = Path(tempfile.mkdtemp(prefix="flyteagent_nb-"))
 
     def prefix(self, run_id: str, attempt: int) -> str:
-        """The output prefix of an attempt (from 1); its folder is made."""
-        folder = f"{self.root}/{run_id}-{attempt}"
-        os.mkdir(folder, 0o700)
-        return folder
+        """The output prefix of an attempt, counted from 1. Its folder may not exist yet, as in a bucket."""
+        return f"{self.root}/{run_id}-{attempt}"
+
+    def make(self, prefix: str) -> None:
+        """Make the folder of a prefix, for a job that writes into it as into any folder."""
+        os.makedirs(prefix, 0o700, exist_ok=True)
 
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
         """Write inputs.pb under ``prefix``."""
+        self.make(prefix)
         descriptor = os.open(f"{prefix}/inputs.pb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(inputs.SerializeToString())

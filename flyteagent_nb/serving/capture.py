@@ -26,6 +26,7 @@ __all__ = ["Capture", "OutputBuffer", "OutputStore"]
 
 _MUTED: Final = "\0muted"  # no run has this id: what is written there is dropped
 _TAP: Final = "_flyteagent_nb_tap"
+_INNER: Final = "_flyteagent_nb_inner"
 _run: contextvars.ContextVar[str | None] = contextvars.ContextVar("flyteagent_nb_run", default=None)
 _formatter = logging.Formatter()
 
@@ -42,8 +43,7 @@ class Capture:
         self._proxies: list[tuple[str, _Proxy]] = []
         self._logging: _LogTap | None = None
         self._lock = threading.Lock()
-        self._stdout: Any = None
-        self._stderr: Any = None
+        self._writes: tuple[Any, Any] = (None, None)  # what write of stdout and stderr are while they are tapped
 
     def install(self) -> None:
         """Tap stdout, stderr and logging."""
@@ -64,32 +64,41 @@ class Capture:
             for name, proxy in self._proxies:
                 if getattr(sys, name) is proxy:
                     setattr(sys, name, proxy.stream)
-            self._taps, self._proxies, self._stdout, self._stderr = [], [], None, None
+            self._taps, self._proxies, self._writes = [], [], (None, None)
 
     def run(self, run_id: str | None) -> _Scope:
         """A context manager: what is printed inside belongs to ``run_id``; to nobody, where that is None."""
-        # A cell under %%capture or redirect_stdout has put another object there.
-        if self._logging is not None and (sys.stdout is not self._stdout or sys.stderr is not self._stderr):
+        # A cell under %%capture has another object there, and whoever patches write may have wiped ours.
+        if self._logging is not None and self._writes != (_write_of(sys.stdout), _write_of(sys.stderr)):
             with self._lock:
                 if self._logging is not None:
                     self._tap_streams()
         return _Scope(run_id)
 
     def _tap_streams(self) -> None:
-        self._taps = [tap for tap in self._taps if tap.stream is not None]
+        self._taps = [tap for tap in self._taps if tap.stream() is not None]
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
-            if stream is None or any(tap.stream is stream for tap in self._taps):
+            if stream is None:
                 continue
-            try:
-                tap = _Tap(stream, name, self.sink)
-            except (AttributeError, TypeError):  # an object that takes no attributes
-                proxy = _Proxy(stream)
-                tap = _Tap(proxy, name, self.sink)
-                self._proxies.append((name, proxy))
-                setattr(sys, name, proxy)
-            self._taps.append(tap)
-        self._stdout, self._stderr = sys.stdout, sys.stderr
+            for tap in self._taps:
+                if tap.stream() is stream:
+                    tap.renew()
+                    break
+            else:
+                try:
+                    tap = _Tap(stream, name, self.sink)
+                except (AttributeError, TypeError):  # an object that takes no attributes
+                    proxy = _Proxy(stream)
+                    tap = _Tap(proxy, name, self.sink)
+                    self._proxies.append((name, proxy))
+                    setattr(sys, name, proxy)
+                self._taps.append(tap)
+        self._writes = (_write_of(sys.stdout), _write_of(sys.stderr))
+
+
+def _write_of(stream: Any) -> Any:
+    return None if stream is None else stream.write
 
 
 class _Scope:
@@ -117,56 +126,122 @@ class _Proxy:
 
 
 class _Tap:
-    """Routes ``write``, ``writelines`` and ``flush`` of one stream. It does not keep the stream alive."""
+    """Routes ``write``, ``writelines`` and ``flush`` of one stream. It does not keep the stream alive.
+
+    IPython patches ``write`` of sys.stdout for each cell, to keep the cell's output, and puts back at the cell's end what it found: an
+    attribute of ours would be wiped, and an agent's text would end up in the cell's history. So where Python allows it the stream
+    gets a subclass in which the three are properties: a patch is set *beneath* ours. A stream of C (a terminal's) gets attributes,
+    and :meth:`renew` sets them again.
+    """
 
     def __init__(self, stream: Any, name: str, sink: Sink) -> None:
         self.sink: Sink | None = sink  # None after removal, for a patch of somebody else's that still calls ours
-        self._found: dict[str, Any] = {}
-        self._stream = weakref.ref(stream)
-        for method, routed in self._route(name, stream.write, stream.flush).items():
-            if method in vars(stream):
-                self._found[method] = vars(stream)[method]
-            setattr(routed, _TAP, self)
-            setattr(stream, method, routed)
+        self.stream = weakref.ref(stream)
+        self._name = name
+        self._class: type | None = type(stream)
+        vars(stream)[_TAP] = routes = _Routes(self, {method: getattr(stream, method) for method in _METHODS})
+        try:
+            stream.__class__ = _tapped(type(stream))
+        except TypeError:
+            self._class = None
+            for method, routed in routes.items():
+                setattr(stream, method, routed)
 
-    @property
-    def stream(self) -> Any:
-        return self._stream()
+    def renew(self) -> None:
+        """Be on top again, where somebody has patched over ours or has wiped it."""
+        stream = self.stream()
+        if stream is None or self._class is not None:
+            return
+        routes = vars(stream)[_TAP]
+        for method in _METHODS:
+            if (there := getattr(stream, method)) is not routes[method]:
+                routes.put(method, there)
+                setattr(stream, method, routes[method])
 
-    def _route(self, name: str, write: Callable[[str], Any], flush: Callable[[], Any]) -> dict[str, Callable[..., Any]]:
-        current = _run.get
+    def remove(self) -> None:
+        self.sink = None
+        stream = self.stream()
+        if stream is None or (routes := vars(stream).pop(_TAP)).tap is not self:
+            return
+        if self._class is not None:
+            stream.__class__ = self._class
+        for method, routed in routes.items():
+            there = vars(stream).pop(method, routed)
+            if there is not routed and self._class is None:  # somebody patched over ours
+                setattr(stream, method, there)
+            elif _bare(routed) != getattr(stream, method):
+                setattr(stream, method, _bare(routed))
 
-        def routed_write(text: str) -> Any:
+    def route(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """``method`` of the stream, which calls ``inner`` outside of runs."""
+        current, name = _run.get, self._name
+
+        def write(text: str) -> Any:
             run_id = current()
             if run_id is None or (sink := self.sink) is None or not isinstance(text, str):
-                return write(text)
+                return inner(text)
             if run_id is not _MUTED:
                 sink(run_id, name, text)
             return len(text)
 
-        def routed_writelines(lines: Iterable[str]) -> None:
-            for line in lines:
-                routed_write(line)
+        def writelines(lines: Iterable[str]) -> None:
+            if current() is None or self.sink is None:
+                inner(lines)
+            else:
+                write("".join(lines))
 
-        def routed_flush() -> None:
+        def flush() -> None:
             # A kernel's stream waits for its I/O thread; nothing of a run is in there.
             if current() is None or self.sink is None:
-                flush()
+                inner()
 
-        return {"write": routed_write, "writelines": routed_writelines, "flush": routed_flush}
+        routed = {"write": write, "writelines": writelines, "flush": flush}[method]
+        setattr(routed, _INNER, inner)
+        return routed
 
-    def remove(self) -> None:
-        self.sink = None
-        stream = self.stream
-        if stream is None:
-            return
-        for method in ("write", "writelines", "flush"):
-            if getattr(vars(stream).get(method), _TAP, None) is not self:
-                continue  # somebody patched over ours
-            if method in self._found:
-                setattr(stream, method, self._found[method])
-            else:
-                delattr(stream, method)
+
+class _Routes(dict[str, "Callable[..., Any]"]):
+    """The routed methods of a stream; the stream itself holds them, so that they go with it."""
+
+    def __init__(self, tap: _Tap, methods: dict[str, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.tap = tap
+        for method, function in methods.items():
+            self.put(method, function)
+
+    def put(self, method: str, inner: Callable[..., Any]) -> None:
+        self[method] = self.tap.route(method, _bare(inner))
+
+
+class _Property:
+    """A method of a tapped stream: reads as ours, and takes a patch to call beneath."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def __get__(self, stream: Any, owner: type) -> Any:
+        return self if stream is None else vars(stream)[_TAP][self._method]
+
+    def __set__(self, stream: Any, value: Callable[..., Any]) -> None:
+        vars(stream)[_TAP].put(self._method, value)
+
+    def __delete__(self, stream: Any) -> None:
+        vars(stream)[_TAP].put(self._method, getattr(super(type(stream), stream), self._method))
+
+
+def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a routed function calls outside of runs; ``function`` itself, where it is none of ours."""
+    while (inner := getattr(function, _INNER, None)) is not None:
+        function = inner
+    return function
+
+
+def _tapped(cls: type) -> type:
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, **_PROPERTIES})
+
+
+_METHODS = ("write", "writelines", "flush")
+_PROPERTIES = {method: _Property(method) for method in _METHODS}
 
 
 class _LogTap:

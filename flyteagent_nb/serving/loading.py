@@ -16,6 +16,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import operator
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ class FlytekitLoading:
 
     def _execute(self, module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
         _adopt_submodules(module)
-        with guard_entry_points(self._tell_broken):
+        with guard_plugins(self._tell_broken):
             execute(module)
         if not self._installed:
             return
@@ -174,36 +175,56 @@ class _GuardedLoader:
         return getattr(self._loader, name)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._loader.__reduce_ex__(protocol)  # a copy of the spec in another process has no use for the guard
+        # What a copy of the spec gets is the real loader: the guard belongs to this process, and to one import.
+        return operator.itemgetter(0), ((self._loader,),)
 
 
-@contextlib.contextmanager
-def guard_entry_points(on_broken: Callable[[BrokenPlugin], None]) -> Iterator[None]:
-    """Within the block, on this thread, tell ``on_broken`` of each plug-in of flytekit that cannot be loaded, and go on."""
-    from importlib.metadata import EntryPoint
+class _GuardedEntryPoint:
+    """A plug-in's entry point, whose ``load`` does not raise."""
 
-    plain = EntryPoint.load
-    thread: int | None = threading.get_ident()
+    def __init__(self, entry_point: EntryPoint, on_broken: Callable[[BrokenPlugin], None]) -> None:
+        self._entry_point = entry_point
+        self._on_broken = on_broken
 
-    @functools.wraps(plain)
-    def load(self: EntryPoint) -> Any:
-        if self.group != GROUP or thread != threading.get_ident():
-            return plain(self)
+    def load(self) -> Any:
         try:
-            return plain(self)
+            return self._entry_point.load()
         except (Exception, SystemExit) as error:  # a plug-in's module may raise anything, and some call sys.exit
             # Another thread is importing this plug-in and waits for flytekit: it goes on, or tells its own error.
             if type(error).__name__ != "_DeadlockError":
-                on_broken(_describe(self, error))
+                self._on_broken(_describe(self._entry_point, error))
             return None
 
-    EntryPoint.load = load  # type: ignore[method-assign]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._entry_point, name)
+
+
+@contextlib.contextmanager
+def guard_plugins(on_broken: Callable[[BrokenPlugin], None]) -> Iterator[None]:
+    """Within the block, on this thread, tell ``on_broken`` of each plug-in of flytekit that cannot be loaded, and go on.
+
+    It takes hold where entry points are selected by their group: the classes of the entry points themselves change during flytekit's
+    import, which brings in the backport ``importlib_metadata``, which puts its own in the place of Python's.
+    """
+    from importlib.metadata import EntryPoints
+
+    plain: Callable[..., Any] = EntryPoints.select
+    thread: int | None = threading.get_ident()
+
+    @functools.wraps(plain)
+    def select(self: EntryPoints, **params: Any) -> Any:
+        selected = plain(self, **params)
+        if params.get("group") != GROUP or thread != threading.get_ident():
+            return selected
+        return EntryPoints(_GuardedEntryPoint(entry_point, on_broken) for entry_point in selected)  # type: ignore[misc]
+
+    EntryPoints.select = select  # type: ignore[method-assign]
     try:
         yield
     finally:
         thread = None
-        if EntryPoint.load is load:
-            EntryPoint.load = plain  # type: ignore[method-assign]
+        if EntryPoints.select is select:  # else somebody put theirs over ours, which passes on
+            EntryPoints.select = plain  # type: ignore[method-assign]
 
 
 def _describe(entry_point: EntryPoint, error: BaseException) -> BrokenPlugin:
