@@ -41,6 +41,7 @@ from flyteagent_nb.notebook.arguments import (
         ("-o 'a, b'", {"outputs": ("a", "b")}),
         ("-o _,b,_", {"outputs": ("_", "b", "_")}),
         ("-r run", {"run_name": "run"}),
+        ("-r 'run'", {"run_name": "run"}),
         ("-bq", {"background": True, "quiet": True}),
         ("-bqrrun", {"background": True, "quiet": True, "run_name": "run"}),
         ("-bqr run", {"background": True, "quiet": True, "run_name": "run"}),
@@ -93,6 +94,7 @@ def test_the_line_of_agent_task(line: str, given: dict[str, Any]) -> None:
         ("stop", {"verb": "stop"}),
         ("stop 127.0.0.1:8000", {"verb": "stop", "address": "127.0.0.1:8000"}),
         ("remove my_job", {"verb": "remove", "task_type": "my_job"}),
+        ("remove my_job@0", {"verb": "remove", "task_type": "my_job", "version": 0}),
         ("remove my_job@2", {"verb": "remove", "task_type": "my_job", "version": 2}),
         ("nest", {"verb": "nest"}),
         ("-h", {"help": True}),
@@ -107,6 +109,20 @@ def test_the_line_of_agent_task(line: str, given: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_the_line_of_agent(line: str, given: dict[str, Any]) -> None:
     assert parse_agent(line) == AgentArguments(**given)
+
+
+def test_what_is_not_given() -> None:
+    task, agent = parse_agent_task(""), parse_agent("")
+    for found in (task, agent):
+        assert not (found.background or found.dry_run or found.quiet or found.help)
+        assert (found.inputs, found.outputs, found.run_name, found.service) == ((), (), "", "")
+        assert (found.retries, found.timeout) == (None, None)
+    assert (task.task_type, task.inputs_mapping, task.config, task.config_variable) == ("", "", (), "")
+    assert (task.returns, task.language, task.name, task.code) == (None, "auto", "", "")
+    assert not (agent.all_runs or agent.follow or agent.open)
+    assert (agent.verb, agent.task, agent.phase, agent.run_id, agent.run_ids) == (None, "", "", "", ())
+    assert (agent.limit, agent.lines, agent.version) == (None, None, None)
+    assert (agent.port, agent.host, agent.address, agent.task_type) == (0, "127.0.0.1", "", "")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +199,7 @@ def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint:
         ("run t year=1 year=2", "year is given twice", ""),
         ("run t -i year=1", "%agent run has no option -i", "%agent run my_task year=2024"),
         ("run t --servce s", "%agent run has no option --servce", "did you mean --service?"),
+        ("types year=", "%agent types has no place for the word year=", "no white space around ="),
         ("types 8000", "%agent types has no place for the word 8000", "%agent types --help"),
         ("run t x=1 -o a -b", "-o waits for the result", "-r run"),
         ("runs --phase runing", "--phase: runing is not known here", "did you mean RUNNING?"),

@@ -139,22 +139,44 @@ def test_a_stream_that_takes_no_attributes_is_wrapped(monkeypatch, terminal):
     assert store.get("a").lines() == ["inside"]
 
 
-IN_A_KERNEL = """
+CELLS = [
+    """
 import logging, sys, threading
+from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.serving.capture import Capture, OutputStore
-found = [{k: v for k, v in vars(s).items() if callable(v)} for s in (sys.stdout, sys.stderr)]
-store = OutputStore()
+store, next_cell, pool = OutputStore(), threading.Event(), ContextExecutor(1)
 capture = Capture(store.sink)
 capture.install()
-print("the cell's")
+print("cell 0")
+""",
+    """
+def work():
+    print("before")
+    next_cell.wait()
+    print("after")
+with capture.run("thread"):
+    done = pool.submit(work)
+print("cell 1")
 with capture.run("a"):
     print("the agent's", flush=True)
     print("its errors", file=sys.stderr)
     logging.warning("its log")
+""",
+    """
+next_cell.set()
+done.result()
+print("cell 2", type(sys.stdout).__name__)
 capture.remove()
-left = [{k: v for k, v in vars(s).items() if callable(v)} for s in (sys.stdout, sys.stderr)]
-print(store.get("a").lines(), left, [type(s).__name__ for s in (sys.stdout, sys.stderr)])
-"""
+print("removed", type(sys.stdout).__mro__[1].__name__)
+""",
+    """
+with capture.run("a"):
+    print("cell 3")
+print(store.get("a").lines(), store.get("thread").lines())
+print([o.bundle["stream"] for n in (1, 2, 3) for o in get_ipython().history_manager.outputs[n]]
+      if hasattr(get_ipython().history_manager, "outputs") else None)
+""",
+]
 
 
 def test_in_a_kernel():
@@ -163,17 +185,21 @@ def test_in_a_kernel():
     manager, client = start_new_kernel()
     shown = []
     try:
-        client.execute_interactive(
-            IN_A_KERNEL,
-            timeout=60,
-            output_hook=lambda m: shown.append(m["content"].get("text") or m["content"].get("evalue")),
-        )
+        for cell in CELLS:
+            client.execute_interactive(
+                cell,
+                timeout=60,
+                output_hook=lambda m: shown.append(m["content"].get("text") or str(m["content"].get("evalue", ""))),
+            )
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
-    said = "".join(text for text in shown if text)
-    assert said == "the cell's\n" + str(["the agent's", "its errors", "WARNING root: its log"]) + " True\n"
+    *lines, history = "".join(shown).splitlines()
+    kept = [["the agent's", "its errors", "WARNING root: its log"], ["before", "after"]]
+    assert lines == ["cell 0", "cell 1", "cell 2 OutStream", "removed TextIOBase", "cell 3", "{} {}".format(*kept)]
+    assert "agent" not in history
+    assert "before" not in history
 
 
 def test_a_stream_that_is_put_there_later_is_tapped_too(capturing):
@@ -190,8 +216,8 @@ def test_install_and_remove_are_idempotent_and_leave_things_as_found(terminal):
     written = terminal()
     store = OutputStore()
     out, err = sys.stdout, sys.stderr
-    own = out.write
-    out.write = own  # somebody's own patch, from before
+    plain = out.write
+    out.write = own = lambda text: plain(text)  # somebody's own patch, from before
     found, handlers = vars(out).copy(), logging.Logger.callHandlers
     capture = Capture(store.sink)
     capture.remove()
@@ -231,6 +257,8 @@ def test_a_discarded_stream_is_not_kept_alive(capturing):
         assert "write" in vars(cell)
     seen = weakref.ref(cell)
     del cell
+    with capture.run("b"):
+        pass
     gc.collect()
     assert seen() is None
 

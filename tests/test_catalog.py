@@ -116,9 +116,7 @@ def test_registering_again_replaces_without_override(catalog: Catalog) -> None:
 def test_what_flytekit_alone_appends_is_cleared_up(clean_registry: None) -> None:
     for _ in range(4):
         ConnectorRegistry.register(Job(), override=True)
-    assert (
-        len(ConnectorRegistry.get_connector_metadata("Job Agent").supported_task_categories) == 4
-    )  # what we are here for
+    assert len(ConnectorRegistry.get_connector_metadata("Job Agent").supported_task_categories) == 4
     catalog = Catalog()
     catalog.take_over()
     try:
@@ -358,6 +356,11 @@ def test_release_gives_flytekit_its_own_back(clean_registry: None) -> None:
     assert len(ConnectorRegistry.get_connector_metadata("Job Agent").supported_task_categories) == 2
     catalog.take_over()
     assert catalog.current("job", 1).generation == 1
+    catalog.release()
+    ConnectorRegistry.register(catalog.current("job", 1).agent, override=True)
+    assert len(ConnectorRegistry.get_connector_metadata("Job Agent").supported_task_categories) == 3
+    catalog.take_over()
+    assert listed(catalog) == [SENSOR, ("Job Agent", False, [("job", 0), ("job", 1)])]
     catalog.release()
 
 

@@ -76,6 +76,8 @@ VARIABLES = Session().variables()
         ("--lang s|", "s", ["sql"]),
         ("--lang=|", "", list(LANGUAGES)),
         ("--code p|", "p", ["pickle"]),
+        ("--bogus=|", "--bogus=", []),
+        ("--quiet=|", "--quiet=", []),
         ("--service |", "", ["kernel", "prod"]),
         ("duckdb -c |", "", ["Path=", "Port="]),
         ("duckdb -c Po|", "Po", ["Port="]),

@@ -94,6 +94,14 @@ Examples:
     )
 
 
+def test_a_long_usage_is_indented_and_keeps_an_option_together() -> None:
+    usage = help_text("agent", "run").partition("\n\n")[0]
+    assert usage == (
+        "%agent run TASK [NAME=VALUE]... [-o NAMES] [-r NAME] [-b] [--service NAME]\n"
+        "           [--retries N] [--timeout TIME] [--dry-run] [-q]"
+    )
+
+
 def test_a_wide_option_takes_a_line_of_its_own() -> None:
     assert "\n  -i, --input NAME[=VALUE]\n                          an input:" in help_text("%%agent_task")
 

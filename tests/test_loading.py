@@ -176,7 +176,8 @@ def test_an_import_that_died_before(tmp_path: Path) -> None:
 
 
 def test_flytekit_first(tmp_path: Path) -> None:
-    """flytekit is there already: the hook runs at once, and its error is the caller's."""
+    """flytekit is there already: the hook runs at once, and its error is the caller's. A plug-in takes it away during a reload."""
+    make_plugins(tmp_path, {"remover": "import sys; sys.modules['__main__'].hook.remove()"})
     run(
         tmp_path,
         """
@@ -186,8 +187,12 @@ def test_flytekit_first(tmp_path: Path) -> None:
         check_clean(finders=1)
         hook.remove()
         check_clean()
-        hook.install(); hook.remove()
+        hook.install()
         assert len(events) == 2
+        del sys.modules["remover"]
+        importlib.reload(flytekit)
+        assert len(events) == 2
+        check_clean()
         failing = FlytekitLoading(lambda: 1 / 0, print)
         try: failing.install()
         except ZeroDivisionError: pass
@@ -197,19 +202,20 @@ def test_flytekit_first(tmp_path: Path) -> None:
     )
 
 
-def test_an_import_under_way_is_waited_for(tmp_path: Path) -> None:
-    """Another thread is in the middle of an import that began without the hook."""
-    make_plugins(
-        tmp_path,
-        {
-            "gate": "import sys\nm = sys.modules['__main__']\nm.reached.set()\nassert m.go.wait(60)\nm.events.append('gate')"
-        },
-    )
+@pytest.mark.parametrize("end", ["", "raise RuntimeError('no licence')"])
+def test_an_import_under_way_is_waited_for(tmp_path: Path, end: str) -> None:
+    """Another thread is in the middle of an import that began without the hook; where that one fails, ours begins anew."""
+    gate = "import sys\nm = sys.modules['__main__']\nm.reached.set()\nassert m.go.wait(60)\nm.events.append('gate')\n"
+    make_plugins(tmp_path, {"gate": gate + end})
     run(
         tmp_path,
         """
         reached, go, began, ended = (threading.Event() for _ in range(4))
-        thread = threading.Thread(target=lambda: __import__("flytekit"))
+        failed = []
+        def background():
+            try: import flytekit
+            except RuntimeError as error: failed.append(str(error))
+        thread = threading.Thread(target=background)
         thread.start()
         assert reached.wait(60)
         def install():
@@ -219,10 +225,11 @@ def test_an_import_under_way_is_waited_for(tmp_path: Path) -> None:
         assert began.wait(60) and not ended.wait(0.3) and events == []
         go.set()
         installer.join(); thread.join()
-        assert events == ["gate", ("loaded", "installer")], events
-        assert not catalog.broken and catalog.current("sensor")
+        assert events == ["gate"] * (1 + len(failed)) + [("loaded", "installer")], events
+        assert [p.reason for p in catalog.broken] == ["RuntimeError: no licence"] * len(failed)
+        assert len(failed) == FAILURES and catalog.current("sensor")
         check_clean(finders=1)
-        """,
+        """.replace("FAILURES", "1" if end else "0"),
     )
 
 

@@ -117,6 +117,7 @@ def test_what_a_property_raises_passes_through() -> None:
         ("$cfg.deep.zone", "EU"),
         ("'$year'", "$year"),
         ("$5", "$5"),
+        ("$1year", "$1year"),
         ("$", "$"),
         ("{[]: 1}", "{[]: 1}"),
     ],

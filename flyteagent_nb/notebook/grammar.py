@@ -70,11 +70,6 @@ class Argument:
     choices: tuple[str, ...] = ()
 
     @property
-    def label(self) -> str:
-        """How errors call it: its long name, or its metavar."""
-        return self.names[-1] if self.names else self.metavar
-
-    @property
     def usage(self) -> str:
         """How it stands in the usage line: ``[-i NAME[=VALUE]]...``."""
         text = " ".join(part for part in (self.names[0] if self.names else "", self.metavar) if part)

@@ -1,7 +1,7 @@
 """Make ``my_task(x=1)``, workflows and map tasks in a notebook run through the agent service.
 
-flytekit's local engine calls ``dispatch_execute`` of a task with literals; for a task that an agent runs, that call is answered by
-the runner. Caching, conditionals, dynamic and nested workflows stay flytekit's own.
+flytekit's local engine calls ``sandbox_execute`` of a task with literals, and nothing else does; for a task that an agent runs, that
+call is answered by the runner. Caching, conditionals, dynamic and nested workflows stay flytekit's own.
 """
 
 from __future__ import annotations
@@ -34,19 +34,18 @@ class LocalExecution:
         if self._put_back:
             return
         from flytekit.core.array_node_map_task import ArrayNodeMapTask
-        from flytekit.core.base_task import PythonTask
+        from flytekit.core.base_task import Task
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
-        dispatch_execute = PythonTask.dispatch_execute
+        sandbox_execute = Task.sandbox_execute
         raw_execute = ArrayNodeMapTask._raw_execute
 
-        def dispatch(task: PythonTask[Any], ctx: FlyteContext, input_literal_map: LiteralMap) -> Any:
-            state = ctx.execution_state
-            if state is not None and state.is_local_execution() and through_agent(task):
+        def run_or_pass(task: PythonTask[Any], ctx: FlyteContext, input_literal_map: LiteralMap) -> Any:
+            if through_agent(task):
                 return run_literals(task, ctx, input_literal_map)
-            return dispatch_execute(task, ctx, input_literal_map)
+            return sandbox_execute(task, ctx, input_literal_map)
 
         def map_over(mapped: ArrayNodeMapTask, **kwargs: Any) -> Any:
             if through_agent(mapped.python_function_task):
@@ -56,7 +55,7 @@ class LocalExecution:
         def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
             return run_values(task, kwargs)
 
-        self._patch(PythonTask, "dispatch_execute", dispatch)
+        self._patch(Task, "sandbox_execute", run_or_pass)
         self._patch(ArrayNodeMapTask, "_raw_execute", map_over)
         # Reached only by code that calls `task.execute(...)` itself.
         self._patch(AsyncConnectorExecutorMixin, "execute", execute)

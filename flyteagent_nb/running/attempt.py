@@ -202,7 +202,7 @@ class Attempt:
                 delay = propeller.failure_backoff(failures, runner.jitter())
             else:
                 delay = propeller.poll_delay(pace, polls, now - created, runner.jitter())
-                floor = propeller.poll_floor(pace, runner.active, driven.settings.poll_rate)
+                floor = propeller.poll_floor(pace, polls, runner.active, driven.settings.poll_rate)
                 delay = max(delay, floor * (0.9 + 0.2 * runner.jitter()))
             if self._limit is not None:
                 delay = min(delay, max(0.0, self._began + self._limit - now))

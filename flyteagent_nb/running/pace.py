@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 
 
+FEW = 16
+"""So many runs are few: their first polls cost nothing worth saving."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How often jobs are polled and when polling is given up. Times are seconds.
@@ -14,7 +18,6 @@ class Pace:
     job's age, up to ``longest``.
 
     Attributes:
-        first: the first get comes within this time after the create, at random.
         spread: how far an interval may be off, as a share of it.
         rate: calls a second, over all runs.
         failures: so many polls must have failed in a row before polling is given up.
@@ -31,7 +34,6 @@ class Pace:
     rate: float
     failures: int
     failure_seconds: float | None = None
-    first: float = 0.005
 
 
 ADAPTIVE = Pace(
@@ -55,7 +57,7 @@ PROPELLER = Pace(
 
 
 def poll_delay(pace: Pace, polls_done: int, age: float, jitter: float) -> float:
-    """Seconds until the next get.
+    """Seconds until the next get; the first comes right after the create.
 
     Args:
         pace: the pace.
@@ -64,23 +66,26 @@ def poll_delay(pace: Pace, polls_done: int, age: float, jitter: float) -> float:
         jitter: a random number in [0, 1).
     """
     if polls_done <= 0:
-        return pace.first * jitter
+        return 0.0
     # The exponent is bounded, or the power of a long job would overflow.
     ramp = min(pace.plateau, pace.shortest * pace.growth ** min(polls_done - 1, 32))
     return _spread(max(ramp, pace.age_share * age), jitter, pace.spread, pace.shortest, pace.longest)
 
 
-def poll_floor(pace: Pace, active: int, rate: float) -> float:
+def poll_floor(pace: Pace, polls_done: int, active: int, rate: float) -> float:
     """The seconds that two polls of a job are apart at least, so that many runs share a budget of calls.
 
-    Up to 100 runs share ``rate`` calls a second; above that the budget grows with the square root of their number, as the end of
+    The first poll of one of a few runs is free, as a job may be over when its create returns. Up to 100 runs share ``rate`` calls a second; above that the budget grows with the square root of their number, as the end of
     ten thousand jobs would else be seen minutes late.
 
     Args:
         pace: the pace; propeller's keeps its own rate.
+        polls_done: gets made for this job so far.
         active: runs under way.
         rate: calls a second over all runs.
     """
+    if polls_done <= 0 and active <= FEW:
+        return 0.0
     if pace is PROPELLER:
         return active / pace.rate
     return active / (rate * max(1.0, math.sqrt(active / 100)))

@@ -27,6 +27,7 @@ __all__ = ["Capture", "OutputBuffer", "OutputStore"]
 _MUTED: Final = "\0muted"  # no run has this id: what is written there is dropped
 _TAP: Final = "_flyteagent_nb_tap"
 _INNER: Final = "_flyteagent_nb_inner"
+_METHODS: Final = ("write", "writelines", "flush")
 _run: contextvars.ContextVar[str | None] = contextvars.ContextVar("flyteagent_nb_run", default=None)
 _formatter = logging.Formatter()
 
@@ -139,9 +140,10 @@ class _Tap:
         self.stream = weakref.ref(stream)
         self._name = name
         self._class: type | None = type(stream)
-        vars(stream)[_TAP] = routes = _Routes(self, {method: getattr(stream, method) for method in _METHODS})
+        methods = {method: getattr(stream, method) for method in _METHODS if hasattr(stream, method)}
+        vars(stream)[_TAP] = routes = _Routes(self, methods)
         try:
-            stream.__class__ = _tapped(type(stream))
+            stream.__class__ = _tapped(type(stream), methods)
         except TypeError:
             self._class = None
             for method, routed in routes.items():
@@ -153,7 +155,7 @@ class _Tap:
         if stream is None or self._class is not None:
             return
         routes = vars(stream)[_TAP]
-        for method in _METHODS:
+        for method in list(routes):
             if (there := getattr(stream, method)) is not routes[method]:
                 routes.put(method, there)
                 setattr(stream, method, routes[method])
@@ -161,10 +163,11 @@ class _Tap:
     def remove(self) -> None:
         self.sink = None
         stream = self.stream()
-        if stream is None or (routes := vars(stream).pop(_TAP)).tap is not self:
+        if stream is None or (routes := vars(stream)[_TAP]).tap is not self:
             return
         if self._class is not None:
             stream.__class__ = self._class
+        del vars(stream)[_TAP]
         for method, routed in routes.items():
             there = vars(stream).pop(method, routed)
             if there is not routed and self._class is None:  # somebody patched over ours
@@ -195,7 +198,8 @@ class _Tap:
             if current() is None or self.sink is None:
                 inner()
 
-        routed = {"write": write, "writelines": writelines, "flush": flush}[method]
+        routes: dict[str, Callable[..., Any]] = {"write": write, "writelines": writelines, "flush": flush}
+        routed = routes[method]
         setattr(routed, _INNER, inner)
         return routed
 
@@ -236,12 +240,8 @@ def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _tapped(cls: type) -> type:
-    return type(cls.__name__, (cls,), {"__module__": cls.__module__, **_PROPERTIES})
-
-
-_METHODS = ("write", "writelines", "flush")
-_PROPERTIES = {method: _Property(method) for method in _METHODS}
+def _tapped(cls: type, methods: Iterable[str]) -> type:
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, **{m: _Property(m) for m in methods}})
 
 
 class _LogTap:

@@ -166,9 +166,8 @@ class Catalog:
         _check(agent)
         category = agent.task_category
         key = (category.name, category.version)
-        _package_of(
-            type(agent)
-        )  # kept from then on: reading the installed distributions is no work to do under the lock
+        # Kept from then on: reading the installed distributions is no work to do under the lock.
+        _package_of(type(agent))
         with self._lock:
             self._registry._REGISTRY[category] = agent
             changed = self._adopt(key, agent, package)
@@ -225,9 +224,8 @@ class Catalog:
     def _give_back(self) -> None:
         if self._own_register is None:
             return
-        if (
-            self._registry.__dict__["register"] is self._own_register
-        ):  # else somebody put theirs over ours, which passes on
+        # Where somebody put theirs over ours, it stays, and ours passes on.
+        if self._registry.__dict__["register"] is self._own_register:
             self._registry.register = self._plain_register
         self._own_register = self._plain_register = None
 
