@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
 import subprocess
 import sys
 import textwrap
@@ -30,6 +29,7 @@ from flytekit.extend.backend.connector_service import AsyncConnectorService
 from flytekit.models.literals import Literal
 from flytekit.tools.translator import get_serializable
 from flytekit.types.file import FlyteFile
+from flytekit.types.structured.structured_dataset import StructuredDatasetDecoder, StructuredDatasetTransformerEngine
 
 from flyteagent_nb.agents.duckdb import OUTPUT, TASK_TYPE, DuckDBAgent, DuckDBConfig, DuckDBJob, DuckDBQuery
 
@@ -356,20 +356,33 @@ def test_delete_interrupts_while_the_result_is_written(service):
     assert not list(service.folder.glob("attempt-*/*"))
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that can be kept waiting for")
+class GatedDecoder(StructuredDatasetDecoder):
+    """A store that answers when the test says so: a read that nothing can interrupt."""
+
+    entered, opened = threading.Event(), threading.Event()
+
+    def __init__(self) -> None:
+        super().__init__(pd.DataFrame, supported_format="gated")
+
+    def decode(self, ctx, flyte_value, current_task_metadata):
+        self.entered.set()
+        assert self.opened.wait(30)
+        return pd.DataFrame({"n": [1]})
+
+
 def test_a_job_deleted_while_it_reads_its_inputs_runs_nothing(service, tmp_path):
+    StructuredDatasetTransformerEngine.register(GatedDecoder())
     database = str(tmp_path / "d.duckdb")
     service.end(service.create(query("CREATE TABLE t (n INT)", output=None, database=database)))
-    (tmp_path / "rows").mkdir()
-    os.mkfifo(tmp_path / "rows" / ".csv")
-    task = query("INSERT INTO t FROM rows", {"rows": Annotated[pd.DataFrame, "csv"]}, output=None, database=database)
+    task = query("INSERT INTO t FROM rows", {"rows": pd.DataFrame}, output=None, database=database)
     request = service.request(task, rows=pd.DataFrame({"n": [1]}))
-    request.inputs.literals["rows"].scalar.structured_dataset.uri = str(tmp_path / "rows")
+    request.inputs.literals["rows"].scalar.structured_dataset.metadata.structured_dataset_type.format = "gated"
     meta = service.stub.CreateTask(request, timeout=10).resource_meta
-    service.poll(meta, lambda r: r.message == "reads the inputs")
-    service.delete(meta)  # answers, though nothing can interrupt a read
+    assert GatedDecoder.entered.wait(20)
+    assert service.get(meta).message == "reads the inputs"
+    service.delete(meta)
     assert service.get(meta).phase == TaskExecution.RUNNING
-    (tmp_path / "rows" / ".csv").write_text("n\n1\n")
+    GatedDecoder.opened.set()
     assert service.end(meta).phase == TaskExecution.ABORTED
     assert service.frame(query("FROM t", database=database)).empty
 

@@ -150,7 +150,10 @@ class Attempt:
 
     async def _async(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
         driven, runner = self._driven, self._runner
-        await asyncio.to_thread(runner.storage.make, self._prefix)
+        if runner.storage.is_own:  # a temporary folder: cheaper than a thread's attention
+            runner.storage.make(self._prefix)
+        else:
+            await asyncio.to_thread(runner.storage.make, self._prefix)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
         await runner.journal.intend(driven.run.id, record)
         deadline = self._deadline("CreateTask")

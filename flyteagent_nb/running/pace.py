@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
 FEW = 16
 """So many runs are few: their first polls cost nothing worth saving."""
+
+GROWTH = 0.6
+"""The power of the number of runs with which the budget of polls grows past 100 runs."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def poll_delay(pace: Pace, polls_done: int, age: float, jitter: float) -> float:
 def poll_floor(pace: Pace, polls_done: int, active: int, rate: float) -> float:
     """The seconds that two polls of a job are apart at least, so that many runs share a budget of calls.
 
-    The first poll of one of a few runs is free, as a job may be over when its create returns. Up to 100 runs share ``rate`` calls a second; above that the budget grows with the square root of their number, as the end of
-    ten thousand jobs would else be seen minutes late.
+    The first poll of one of a few runs is free, as a job may be over when its create returns. Up to 100 runs share ``rate`` calls a
+    second; above that the budget grows with their number, though slower, as the end of ten thousand jobs would else be seen minutes
+    late.
 
     Args:
         pace: the pace; propeller's keeps its own rate.
@@ -88,7 +91,7 @@ def poll_floor(pace: Pace, polls_done: int, active: int, rate: float) -> float:
         return 0.0
     if pace is PROPELLER:
         return active / pace.rate
-    return active / (rate * max(1.0, math.sqrt(active / 100)))
+    return active / (rate * max(1.0, (active / 100) ** GROWTH))
 
 
 def failure_backoff(failures: int, jitter: float) -> float:

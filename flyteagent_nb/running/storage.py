@@ -5,6 +5,7 @@ Folders are private to the user (mode 0700), files 0600.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,10 +24,11 @@ class RunStorage:
 
     Attributes:
         root: the folder that holds a folder for each attempt.
+        is_own: whether the root is a temporary folder of ours, which goes when it is closed.
     """
 
     def __init__(self, root: str = "") -> None:
-        self._own = not root
+        self.is_own = not root
         if root:
             self.root = Path(root).expanduser().absolute()
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,7 +41,8 @@ class RunStorage:
 
     def make(self, prefix: str) -> None:
         """Make the folder of a prefix, for a job that writes into it as into any folder."""
-        os.makedirs(prefix, 0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(prefix, 0o700)
 
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
         """Write inputs.pb under ``prefix``."""
@@ -73,7 +76,7 @@ class RunStorage:
 
     def close(self) -> None:
         """Remove the root where it is ours."""
-        if self._own:
+        if self.is_own:
             shutil.rmtree(self.root, ignore_errors=True)
 
 

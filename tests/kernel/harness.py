@@ -116,7 +116,8 @@ class Cell:
             elif o["output_type"] == "error":
                 shown.append("[error] " + _COLOURS.sub("", "\n".join(o["traceback"])))
             else:
-                shown.append(f"[{o['output_type']} {sorted(o['data'])}] {o['data'].get('text/plain')}")
+                told = _COLOURS.sub("", str(o["data"].get("text/plain")))
+                shown.append(f"[{o['output_type']} {sorted(o['data'])}] {told}")
         return "\n".join(shown)
 
 

@@ -1,0 +1,41 @@
+"""What every test needs: a home of its own, so that nothing of the person who runs the tests is read or changed.
+
+It is set when pytest reads this file, before a test module imports flytekit or grpc, and is inherited by every kernel and process that
+a test starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+_HOME = Path(tempfile.mkdtemp(prefix="fa-home-"))
+
+for _name in list(os.environ):
+    # Our settings, and where flytekit looks for its configuration.
+    if _name.startswith(("FLYTEAGENT_NB_", "FLYTE_", "_FLYTECTL_")) or _name == "FLYTECTL_CONFIG":
+        del os.environ[_name]
+
+os.environ.update(
+    # flytekit reads ~/.flyte/config.yaml and keeps the outputs of cache=True in ~/.flyte/local-cache; it has no setting for the latter.
+    HOME=str(_HOME),
+    USERPROFILE=str(_HOME),
+    # The kernelspecs of sys.prefix are found all the same; those of the person are not.
+    IPYTHONDIR=str(_HOME / "ipython"),
+    JUPYTER_CONFIG_DIR=str(_HOME / "jupyter-config"),
+    JUPYTER_DATA_DIR=str(_HOME / "jupyter-data"),
+    JUPYTER_RUNTIME_DIR=str(_HOME / "jupyter-runtime"),
+    # As `%load_ext` sets it, but a test module may import grpc first. A test of the other order takes it out of its process's environment.
+    GRPC_ENABLE_FORK_SUPPORT="0",
+)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take the home away again."""
+    shutil.rmtree(_HOME, ignore_errors=True)
