@@ -15,7 +15,7 @@ from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
 from flyteagent_nb.errors import FlyteAgentNBError, ServiceError
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
-from flyteagent_nb.serving.catalog import Catalog
+from flyteagent_nb.serving.catalog import BrokenPlugin, Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Workspace:
             import flytekit  # noqa: F401 - first, so that the catalogue has taken over before anything uses it
 
             get_loop_thread().run(self._start())
+            self._register_own()
         except Exception as error:  # whatever it is, whoever waits for the service must hear of it
             failure = ServiceError(
                 f"the agent service of this kernel did not start: {type(error).__name__}: {error}",
@@ -148,6 +149,16 @@ class Workspace:
             opened.set_exception(failure)
         else:
             opened.set_result(None)
+
+    def _register_own(self) -> None:
+        """Register the agents that come along, but for a type that somebody else serves already."""
+        try:
+            from flyteagent_nb.agents.duckdb import TASK_TYPE, DuckDBAgent
+        except ImportError as error:
+            self.catalog.record_broken(BrokenPlugin("duckdb", "flyteagent_nb.agents.duckdb", "flyteagent_nb", str(error)))
+            return
+        if not self.catalog.generations(TASK_TYPE):
+            self.catalog.register(DuckDBAgent())
 
     async def _start(self) -> None:
         from flyteagent_nb.running.budget import CallBudget

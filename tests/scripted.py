@@ -34,6 +34,8 @@ from flytekit.extend.backend.base_connector import AsyncConnectorBase, Resource,
 from google.protobuf import json_format, struct_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flytekit.models.literals import LiteralMap
 
 FINAL = frozenset({"SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED"})
@@ -79,15 +81,30 @@ class Script:
         self.cancelled = []
         self.threads = {}
         self.released = threading.Event()
+        self._changed = threading.Condition()
         self._times: dict[tuple[str, str], int] = {}
 
     def count(self, method: str) -> int:
         """How often ``method`` was called."""
         return sum(1 for called, _ in self.calls if called == method)
 
+    async def until(self, condition: Callable[[], object], timeout: float = 30) -> None:
+        """Wait until ``condition`` holds; it is looked at after each thing that is recorded."""
+
+        def wait() -> None:
+            with self._changed:
+                assert self._changed.wait_for(condition, timeout), f"it never came; calls: {self.calls}"
+
+        await asyncio.get_running_loop().run_in_executor(None, wait)
+
+    def _record(self, record: list[Any], what: Any) -> None:
+        with self._changed:
+            record.append(what)
+            self._changed.notify_all()
+
     def _begin(self, method: str, script: dict[str, Any], job_id: str = "") -> None:
-        self.calls.append((method, job_id))
         self.threads[method] = threading.get_ident()
+        self._record(self.calls, (method, job_id))
         if method in script.get("prints", {}):
             sys.stdout.write(f"{script['prints'][method]}\n")
         time.sleep(script.get("blocks", {}).get(method, 0))
@@ -104,7 +121,7 @@ class Script:
             if method in script.get("hangs", []):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.cancelled.append(method)
+            self._record(self.cancelled, method)
             raise
 
 

@@ -226,7 +226,7 @@ def test_logs_stream(serve, kind):
         meta = await s.ours.created(template("scripted"))
         ours, theirs = await s.ours.logs("scripted", meta), await s.theirs.logs("scripted", meta)
         assert ours.is_ok
-        assert sum(ours.message, []) == ["1", "2"]
+        assert [line for message in ours.message for line in message] == ["1", "2"]
         assert theirs.message == []
         metrics = await s.ours.job("GetTaskMetrics", "scripted", meta)
         assert metrics.is_ok
@@ -574,14 +574,11 @@ def test_a_cancel_by_the_client_reaches_the_agent(serve):
     async def test(s):
         agent = s.catalog.current("do").agent
         answer = asyncio.create_task(s.ours.do(template("do", hangs=["do"])))
-        while not agent.calls:
-            await asyncio.sleep(0.001)
+        await agent.until(lambda: agent.calls)
         answer.cancel()
-        while not agent.cancelled:
-            await asyncio.sleep(0.001)
+        await agent.until(lambda: agent.cancelled)
         assert (await s.ours.do(template("do", hangs=["do"]), timeout=0.1)).code is grpc.StatusCode.DEADLINE_EXCEEDED
-        while len(agent.cancelled) < 2:
-            await asyncio.sleep(0.001)
+        await agent.until(lambda: len(agent.cancelled) == 2)
         assert s.store.get("r-1") is None
 
     serve(test, DoAgent())
@@ -593,14 +590,15 @@ def test_an_agent_that_answers_a_cancel_with_an_error_disturbs_nobody(serve, cap
             self.calls.append(("do", ""))
             try:
                 await asyncio.Event().wait()
-            finally:
-                raise ValueError("cleaning up failed")
+            except asyncio.CancelledError:
+                self._record(self.cancelled, "do")
+                raise ValueError("cleaning up failed") from None
 
     async def test(s):
         answer = await s.ours.do(template("do"), timeout=0.1)
         assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        while s.store.get("r-1") is None:
-            await asyncio.sleep(0.001)
+        agent = s.catalog.current("do").agent
+        await agent.until(lambda: agent.cancelled)
         assert "cleaning up failed" in s.store.get("r-1").text()
 
     serve(test, Stubborn())
@@ -783,8 +781,7 @@ def test_polls_and_deletes_are_answered_while_every_thread_runs_a_blocking_creat
         meta = await s.ours.created(template("scripted_plain"))
         for client in (s.ours, s.theirs):
             blocked = [asyncio.create_task(client.do(template("do_plain", hangs=["do"]))) for _ in range(40)]
-            while do.count("do") < 32:
-                await asyncio.sleep(0.001)
+            await do.until(lambda: do.count("do") >= 32)
             get = await client.get("scripted_plain", meta, timeout=10 if client is s.ours else 0.3)
             assert get.is_ok is (client is s.ours)
             if client is s.ours:
@@ -939,7 +936,7 @@ def samples():
     for family in REGISTRY.collect():
         for sample in family.samples:
             if family.name.startswith("flyte_connector") and sample.name.endswith(("_total", "_count")):
-                found[sample.name.removeprefix("flyte_connector_"), *sorted(sample.labels.values())] = sample.value
+                found[(sample.name.removeprefix("flyte_connector_"), *sorted(sample.labels.values()))] = sample.value
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import re
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,15 +17,22 @@ from flyteidl.admin.agent_pb2 import (
     GetTaskRequest,
     TaskCategory,
 )
-from google.protobuf import json_format
 
-from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, ServiceError, TaskTypeNotFoundError
+from flyteagent_nb.errors import (
+    OutputError,
+    RunFailedError,
+    RunTimedOutError,
+    ServiceError,
+    ServiceNotFoundError,
+    TaskTypeNotFoundError,
+)
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.interface import interface_mismatch
 from flyteagent_nb.running.journal import AttemptRecord
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 from flyteagent_nb.running.services import SyncReplyError, deadline_of
+from flyteagent_nb.running.wording import plain, status_words, words_and_frames
 
 if TYPE_CHECKING:
     from flyteidl.admin.agent_pb2 import Resource
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
 DELETE_TRIES = 5
 """How often a delete that fails is sent, with a growing pause between."""
 
-_FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 _NO_ANSWER = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
 
 
@@ -71,7 +77,7 @@ class Attempt:
         self._attempts = attempts
         self._inputs = inputs
         self._limit = limit
-        self._began = time.monotonic()
+        self._began = 0.0
         self._prefix = ""
         self._category = TaskCategory(name=driven.call.template.type, version=driven.call.template.task_type_version)
         self._resource_meta: bytes | None = None
@@ -106,9 +112,37 @@ class Attempt:
         """End the run where its own limit, twice the task's timeout, is used up or the failure is final."""
         if not failure.retryable:
             raise self._ended(failure)
+        if self._number < self._attempts:
+            self._check_run_time()
+
+    def _begin(self) -> None:
+        """Start the clock: what a run waits for a slot of ours is not the job's time."""
+        self._began = time.monotonic()
+        if self._driven.began is None:
+            self._driven.began = self._began
+
+    def _time_left(self) -> float | None:
+        """Seconds until the attempt's time is up, or the run's."""
+        if self._limit is None:
+            return None
+        left = self._began + self._limit - time.monotonic()
+        whole = self._run_time_left()
+        return left if whole is None else min(left, whole)
+
+    def _timed_out(self) -> Failure:
+        self._check_run_time()
+        return propeller.attempt_timed_out(self._limit or 0.0)
+
+    def _run_time_left(self) -> float | None:
         limit = propeller.run_limit(self._limit)
-        if limit is not None and time.monotonic() - self._driven.started >= limit and self._number < self._attempts:
-            raise self._ended(propeller.run_timed_out(limit))
+        if limit is None or self._driven.began is None:
+            return None
+        return self._driven.began + limit - time.monotonic()
+
+    def _check_run_time(self) -> None:
+        left = self._run_time_left()
+        if left is not None and left <= 0:
+            raise self._ended(propeller.run_timed_out(propeller.run_limit(self._limit) or 0.0))
 
     def exhausted(self, failure: Failure) -> Ended:
         """The end after the last attempt."""
@@ -122,18 +156,31 @@ class Attempt:
             template=template, output_prefix=self._prefix, task_execution_metadata=self._execution_metadata()
         )
         deadline = self._deadline("ExecuteTaskSync")
-        if self._limit is not None:
-            deadline = min(self._limit, deadline) if deadline else self._limit
-        call = resolved.service.execute(
-            ExecuteTaskSyncRequest(header=header), ExecuteTaskSyncRequest(inputs=self._inputs), driven.run.id, deadline
-        )
-        try:
+        left: float | None = None
+
+        async def call() -> Resource:
+            nonlocal left
             async with runner.budget.execute():
-                resource = await runner.interruptible(driven, call)
+                self._begin()
+                left = self._time_left()
+                seconds = min((s for s in (left, deadline) if s is not None), default=None)
+                return await resolved.service.execute(
+                    ExecuteTaskSyncRequest(header=header),
+                    ExecuteTaskSyncRequest(inputs=self._inputs),
+                    driven.run.id,
+                    seconds,
+                )
+
+        try:
+            resource = await runner.interruptible(driven, call())
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline == self._limit:
-                return propeller.attempt_timed_out(self._limit or 0.0)
-            return propeller.create_failed(_said(error, "ExecuteTaskSync", deadline))
+            if (
+                error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                and left is not None
+                and (deadline is None or left <= deadline)
+            ):
+                return self._timed_out()
+            return propeller.create_failed(status_words(error, "ExecuteTaskSync", deadline))
         except SyncReplyError as error:
             return propeller.create_failed(str(error))
         except Cancelled:
@@ -155,7 +202,6 @@ class Attempt:
         else:
             await asyncio.to_thread(runner.storage.make, self._prefix)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
-        await runner.journal.intend(driven.run.id, record)
         deadline = self._deadline("CreateTask")
         request = CreateTaskRequest(
             inputs=self._inputs,
@@ -164,13 +210,17 @@ class Attempt:
             task_execution_metadata=self._execution_metadata(),
         )
         try:
-            async with runner.budget.create():
+            async with contextlib.AsyncExitStack() as slot:
+                # A cancel may end the wait for a slot. From here on it may not: a create that was left alone may make a job.
+                await runner.interruptible(driven, slot.enter_async_context(runner.budget.create()))
+                await runner.journal.intend(driven.run.id, record)
                 if driven.cancelled:
                     await runner.journal.ended(driven.run.id, "ABORTED")
                     raise Cancelled("")
+                self._begin()
                 self._resource_meta = await resolved.service.create(request, driven.run.id, deadline)
         except grpc.aio.AioRpcError as error:
-            failure = propeller.create_failed(_said(error, "CreateTask", deadline))
+            failure = propeller.create_failed(status_words(error, "CreateTask", deadline))
             unknown = error.code() in _NO_ANSWER
             await runner.journal.ended(driven.run.id, "unknown" if unknown else "FAILED", failure.message)
             if unknown:
@@ -201,24 +251,25 @@ class Attempt:
         failing_since = 0.0
         while True:
             now = time.monotonic()
-            if failures:
+            if failures and pace is not propeller.PROPELLER:
                 delay = propeller.failure_backoff(failures, runner.jitter())
             else:
                 delay = propeller.poll_delay(pace, polls, now - created, runner.jitter())
                 floor = propeller.poll_floor(pace, polls, runner.active, driven.settings.poll_rate)
                 delay = max(delay, floor * (0.9 + 0.2 * runner.jitter()))
-            if self._limit is not None:
-                delay = min(delay, max(0.0, self._began + self._limit - now))
+            left = self._time_left()
+            if left is not None:
+                delay = min(delay, max(0.0, left))
             await driven.pause(delay)
             if driven.cancelled:
                 await self._abort(resolved)
-            if self._limit is not None and time.monotonic() - self._began >= self._limit:
+            left = self._time_left()
+            if left is not None and left <= 0:
                 await self._delete(resolved)
                 await runner.journal.ended(driven.run.id, "FAILED", "timeout")
-                return propeller.attempt_timed_out(self._limit)
+                return self._timed_out()
             polls += 1
             try:
-                resolved = await self._resolve_again(resolved)
                 resource = await runner.interruptible(driven, self._get(resolved, request, deadline))
                 phase = propeller.resolve_phase(resource)
             except Cancelled:
@@ -226,7 +277,7 @@ class Attempt:
             except (grpc.aio.AioRpcError, propeller.UnknownPhaseError) as error:
                 failures += 1
                 failing_since = failing_since or time.monotonic()
-                said = _said(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                said = status_words(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 runner.publish(driven, message=f"poll {failures} failed: {said.splitlines()[0][:300]}")
                 limit = driven.settings.poll_failure_limit
                 if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
@@ -243,7 +294,8 @@ class Attempt:
                 await runner.journal.ended(driven.run.id, phase.name, resource.message)
                 return await self._act(step, phase, resource)
 
-    async def _get(self, resolved: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
+    async def _get(self, before: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
+        resolved = await self._resolve_again(before)
         async with self._runner.budget.follow():
             return await resolved.service.get(request, self._driven.run.id, deadline)
 
@@ -333,7 +385,7 @@ class Attempt:
             message=resource.message,
             log_links=tuple((link.name, link.uri) for link in resource.log_links)
             or self._driven.run.snapshot.log_links,
-            custom_info=json_format.MessageToDict(resource.custom_info)
+            custom_info=plain(resource.custom_info)
             if resource.HasField("custom_info")
             else self._driven.run.snapshot.custom_info,
         )
@@ -351,7 +403,7 @@ class Attempt:
         """The service for the next get or delete; the one before where nobody lists the type any more."""
         try:
             return self._listed() or await self._resolve()
-        except (TaskTypeNotFoundError, ServiceError):
+        except (TaskTypeNotFoundError, ServiceNotFoundError, ServiceError):
             return before
 
     def _deadline(self, operation: str) -> float | None:
@@ -391,7 +443,7 @@ class Attempt:
         """The error that the user sees."""
         final = final or failure
         s = self._driven.run.snapshot
-        said, frames = _words(failure.message)
+        said, frames = words_and_frames(failure.message)
         how_often = f" after {self._number} attempts" if self._number > 1 else ""
         kind = RunTimedOutError if failure.code == propeller.TIMED_OUT else RunFailedError
         hints = []
@@ -412,31 +464,3 @@ class Attempt:
             hint=", ".join(hints),
         )
         return Ended(phase, error, final.code)
-
-
-def _said(error: grpc.aio.AioRpcError, operation: str, deadline: float | None) -> str:
-    """What a service answered instead of a reply, as a person can use it."""
-    code = error.code()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None:
-        return (
-            f"{operation} took more than its deadline, {deadline:g} s (FlytePropeller's default; for longer: "
-            f"%config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
-        )
-    details = error.details() or ""
-    # INTERNAL is how an agent's exception travels: its own words say more than the status.
-    return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
-
-
-def _words(message: str) -> tuple[str, list[str]]:
-    """An agent's message without the frames that our servicers add to it, and the frames."""
-    said, frames = [], []
-    for line in message.splitlines():
-        frame = _FRAME.match(line)
-        if frame:
-            frames.append(frame[1])
-        else:
-            said.append(line)
-    shown = said[:12]
-    if len(said) > 12:
-        shown.append(f"[{len(said) - 12} more lines: %agent show]")
-    return "\n".join(line[:2000] for line in shown).strip() or "the agent gave no reason", frames

@@ -47,6 +47,7 @@ class Driven:
     service: str | None
     started: float
     cancelled: bool = False
+    began: float | None = None  # when its first call left
     waiter: asyncio.Future[None] | None = None
     in_call: asyncio.Task[Any] | None = None
 
@@ -96,6 +97,7 @@ class Runner:
         self._forgotten = forgotten
         self._runs: collections.OrderedDict[str, Run] = collections.OrderedDict()
         self._driven: dict[str, Driven] = {}
+        self._finished: collections.deque[Run] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = concurrent.futures.ThreadPoolExecutor(CONVERTERS, thread_name_prefix="flyteagent_nb-types")
 
@@ -227,6 +229,10 @@ class Runner:
         except Exception as bug:  # whatever it is, whoever waits must wake; the cause is kept
             error = FlyteAgentNBError(f"the runner failed on task '{driven.call.name}': {type(bug).__name__}: {bug}")
             error.__cause__ = bug
+            attempts = self.journal.attempts(driven.run.id)
+            if attempts and attempts[-1].outcome in ("intended", "created"):
+                notes = (*driven.run.snapshot.notes, f"attempt {attempts[-1].number}: its job, if any, may still run")
+                self.publish(driven, notes=notes)
         self._finish(driven, phase, outputs, error, code)
 
     async def _attempts(self, driven: Driven) -> tuple[dict[str, Any], Any]:
@@ -265,11 +271,14 @@ class Runner:
         return await self.interruptible(driven, asyncio.get_running_loop().run_in_executor(self._pool, work))
 
     async def interruptible(self, driven: Driven, work: Any) -> Any:
-        """Await ``work``; a cancel of the run cancels it.
+        """Await ``work``, a coroutine or a future; a cancel of the run cancels it.
 
         Raises:
-            Cancelled: the run was cancelled meanwhile.
+            Cancelled: the run was cancelled meanwhile, or before.
         """
+        if driven.cancelled:
+            work.close() if asyncio.iscoroutine(work) else work.cancel()
+            raise Cancelled("")
         # The run's own task, not one of its own for the work: a cancel reaches whatever it awaits, and none is made for nothing.
         driven.in_call = task = asyncio.current_task()
         try:
@@ -337,13 +346,12 @@ class Runner:
             values,
             returned,
         )
+        self._finished.append(run)
         self._forget_old(driven.settings.runs_kept)
 
     def _forget_old(self, kept: int) -> None:
-        excess = len(self._runs) - len(self._driven) - kept
-        if excess <= 0:
-            return
-        for run in [run for run in tuple(self._runs.values()) if run.done][:excess]:
+        while len(self._finished) > kept:
+            run = self._finished.popleft()
             del self._runs[run.id]
             self.journal.forget(run.id)
             self._forgotten(run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
 import subprocess
@@ -28,26 +29,15 @@ LOAD = "%load_ext flyteagent_nb"
 SCRIPTED = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
-from flytekit.core.base_task import PythonTask
-from flytekit.core.interface import Interface
-from flytekit.extend.backend.base_connector import (
-    AsyncConnectorExecutorMixin, ConnectorRegistry, SyncConnectorExecutorMixin
-)
-from scripted import DoAgent, EchoAgent, NoopAgent, ScriptedAgent
+from flytekit.extend.backend.base_connector import ConnectorRegistry
+from scripted_tasks import Agents, scripted_task, until
 
-agent, do_agent = ScriptedAgent(), DoAgent()
-for each in (agent, do_agent, EchoAgent(), NoopAgent()):
+agents = Agents()
+for each in (agents.scripted, agents.plain, agents.do, agents.plain_do, agents.echo, agents.noop):
     ConnectorRegistry.register(each)
-
-class Job(AsyncConnectorExecutorMixin, PythonTask):
-    '''A task of the scripted agent: its script goes in as the template's custom.'''
-    def __init__(self, name, inputs=None, outputs=None, type="scripted", **script):
-        super().__init__(type, name, None, interface=Interface(inputs=inputs or {{}}, outputs=outputs or {{}}))
-        self.script = script
-    def get_custom(self, settings):
-        return self.script
+agent = agents.scripted
 """
-"""A cell: the agents of ``scripted.py``, registered, and a task class ``Job`` that scripts them."""
+"""A cell: the agents of ``scripted.py``, registered, and the tasks that script them."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -140,14 +130,13 @@ class Kernel:
         self._log = self._log_path.open("w")
         specs = KernelSpecManager(kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False)
         self.manager = KernelManager(kernel_name="here", kernel_spec_manager=specs)
-        self._env = {"TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT), **(env or {})}
+        self._env = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT), **(env or {})}
+        self._env.pop("GRPC_ENABLE_FORK_SUPPORT", None)  # conftest.py sets it; a person has not
         self._cells: dict[str, Cell] = {}
         self._idle: set[str] = set()
 
     def __enter__(self) -> Kernel:
-        import os
-
-        self.manager.start_kernel(env={**os.environ, **self._env}, cwd=str(self.temporary), stderr=self._log, stdout=self._log)
+        self.manager.start_kernel(env=self._env, cwd=str(self.temporary), stderr=self._log, stdout=self._log)
         self._connect()
         return self
 

@@ -1,0 +1,76 @@
+"""What services and agents said, in words and values for a person. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from flyteagent_nb.running.propeller import DEFAULT_DEADLINE
+
+if TYPE_CHECKING:
+    from google.protobuf.struct_pb2 import Struct, Value
+
+LINES = 12
+"""Lines of an agent's message that an error shows."""
+
+LINE_LENGTH = 2000
+"""Characters of one of them."""
+
+_FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
+
+
+def status_words(error: grpc.aio.AioRpcError, operation: str, deadline: float | None) -> str:
+    """What a service answered instead of a reply, as a person can use it.
+
+    Args:
+        error: the call's status.
+        operation: CreateTask, GetTask, DeleteTask or ExecuteTaskSync.
+        deadline: the seconds that the call had, or None.
+    """
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None:
+        whose = "FlytePropeller's default; " if deadline == DEFAULT_DEADLINE else ""
+        return (
+            f"{operation} took more than its deadline, {deadline:g} s ({whose}for longer: "
+            f"%config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
+        )
+    details = error.details() or ""
+    # INTERNAL is how an agent's exception travels: its own words say more than the status.
+    return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
+
+
+def words_and_frames(message: str) -> tuple[str, list[str]]:
+    """An agent's message without the frames that our servicers add to it, and the frames."""
+    said, frames = [], []
+    for line in message.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            frames.append(frame[1])
+        else:
+            said.append(line)
+    shown = said[:LINES]
+    if len(said) > LINES:
+        shown.append(f"[{len(said) - LINES} more lines: %agent show]")
+    return "\n".join(line[:LINE_LENGTH] for line in shown).strip() or "the agent gave no reason", frames
+
+
+def plain(struct: Struct) -> dict[str, Any]:
+    """A Struct as a dict; a number without a fraction is an int.
+
+    protobuf's own conversion refuses NaN and the infinities, which a job's metrics may well be.
+    """
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = float(value.number_value)
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
