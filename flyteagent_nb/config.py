@@ -52,7 +52,7 @@ class FlyteAgentNB(SingletonConfigurable):
         help="Seconds a call of an agent service may take; 0 for no limit. FlytePropeller's default service has 10.",
     ).tag(config=True)
     deadlines = Dict(
-        value_trait=Float(),
+        value_trait=Float(min=0.0),
         key_trait=Enum(["CreateTask", "GetTask", "DeleteTask", "ExecuteTaskSync", "ListAgents"]),
         help="Seconds by operation, where they differ from `deadline`: {'ExecuteTaskSync': 60.0}.",
     ).tag(config=True)

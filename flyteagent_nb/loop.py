@@ -126,13 +126,13 @@ class LoopThread:
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Run ``callback(*args)`` on the loop's thread, soon."""
-        self._check_fork()
+        self.check_alive()
         self.loop.call_soon_threadsafe(callback, *args)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start ``work`` on the loop; the future holds what it returns."""
         try:
-            self._check_fork()
+            self.check_alive()
         except BaseException:
             work.close()
             raise
@@ -158,14 +158,16 @@ class LoopThread:
             raise
 
     def check_may_block(self) -> None:
-        """Raise WrongThreadError on the loop's own thread."""
+        """Raise WrongThreadError on the loop's own thread, and in a forked child, where a wait would never end."""
+        self.check_alive()
         if self.is_current:
             raise WrongThreadError(
                 "a blocking wait inside an agent would stop the thread that has to do the work",
                 hint="use `await run` there, or submit and return",
             )
 
-    def _check_fork(self) -> None:
+    def check_alive(self) -> None:
+        """Raise WrongThreadError in a forked child, in which the thread does not exist."""
         if self.forked:
             raise WrongThreadError(
                 "this process was forked from the kernel, and the agent service stayed behind",
@@ -213,7 +215,7 @@ def guard_forks(thread: LoopThread) -> None:
             gate.before_fork(thread.loop)
 
     def after() -> None:
-        if not thread.is_current:
+        if not thread.forked and not thread.is_current:
             gate.after_fork(thread.loop)
 
     os.register_at_fork(before=before, after_in_parent=after)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flytekit.core.context_manager import FlyteContext
     from flytekit.models.literals import LiteralMap
 
+    from flyteagent_nb.loop import LoopThread
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.running.runner import Runner
     from flyteagent_nb.running.tasks import TaskCall
@@ -48,6 +49,7 @@ class Workspace:
         self.catalog = Catalog()
         self._lock = threading.Lock()
         self._opened: concurrent.futures.Future[None] | None = None
+        self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
         self._on_flytekit: list[Callable[[], object]] = []
         self._notices: list[str] = []
@@ -83,7 +85,7 @@ class Workspace:
             if on_flytekit is not None:
                 self._on_flytekit.append(on_flytekit)
         fork_safe = prepare_fork()
-        thread = get_loop_thread()
+        thread = self._thread = get_loop_thread()
         if not fork_safe:
             guard_forks(thread)
         self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken)
@@ -104,8 +106,8 @@ class Workspace:
             self.open()
             opened = self._opened
             assert opened is not None
-        if not opened.done():
-            get_loop_thread().check_may_block()
+        if not opened.done() and self._thread is not None:
+            self._thread.check_may_block()
         opened.result(timeout)
 
     def close(self) -> int:
@@ -119,18 +121,20 @@ class Workspace:
         if opened is None:
             return 0
         atexit.unregister(self.close)
-        concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
-        thread = get_loop_thread()
+        thread = self._thread
         left = 0
-        if not thread.forked:
-            left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
-            if self._runner is not None:  # here, as at exit Python lets no loop start a thread any more
-                self._runner.storage.close()
-        self._host = self._runner = self._capture = None
-        if self._loading is not None:
-            self._loading.remove()
-        self.catalog.release()
-        self._on_flytekit.clear()
+        try:
+            if thread is not None and not thread.forked:  # all of it is the parent's, its files too
+                concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
+                left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
+        finally:
+            if thread is not None and not thread.forked and self._runner is not None:
+                self._runner.storage.close()  # here, as at exit Python lets no loop start a thread any more
+            self._host = self._runner = self._capture = None
+            if self._loading is not None:
+                self._loading.remove()
+            self.catalog.release()
+            self._on_flytekit.clear()
         return left
 
     def _open(self, opened: concurrent.futures.Future[None]) -> None:
@@ -155,7 +159,9 @@ class Workspace:
         try:
             from flyteagent_nb.agents.duckdb import TASK_TYPE, DuckDBAgent
         except ImportError as error:
-            self.catalog.record_broken(BrokenPlugin("duckdb", "flyteagent_nb.agents.duckdb", "flyteagent_nb", str(error)))
+            self.catalog.record_broken(
+                BrokenPlugin("duckdb", "flyteagent_nb.agents.duckdb", "flyteagent_nb", str(error))
+            )
             return
         if not self.catalog.generations(TASK_TYPE):
             self.catalog.register(DuckDBAgent())
@@ -286,7 +292,11 @@ class Workspace:
     def serves(self, task_type: str, version: int) -> bool:
         """Whether an agent is known to serve the type. Never waits."""
         runner = self._runner
-        return runner is not None and runner.router.lists(task_type, version)
+        if runner is not None and runner.router.lists(task_type, version):
+            return True
+        # A cell may call a task right after it registered the agent, before the router has asked the service again.
+        key = (task_type, version)
+        return self._opened is not None and any((e.task_type, e.version) == key for e in self.catalog.entries())
 
     def captured(self, run_id: str) -> list[str]:
         """What the agent printed and logged for a run, as lines."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from flytekit.core.base_task import PythonTask, TaskMetadata
@@ -47,7 +48,7 @@ def scripted_task(
         task_type=task_type,
         name=name,
         interface=Interface(inputs, outputs, output_tuple_name=output_tuple_name),
-        metadata=TaskMetadata(retries=retries, timeout=timeout or None),
+        metadata=TaskMetadata(retries=retries, timeout=timedelta(seconds=timeout) if timeout else None),
         task_type_version=version,
     )
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import flyteagent_nb
+from flyteagent_nb.config import FlyteAgentNB
+from flyteagent_nb.notebook.grammar import AGENT_TASK, VERB_COMMANDS
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -75,7 +77,7 @@ def test_the_metadata_says_what_it_is(metadata: Message) -> None:
 
 
 def test_the_dependencies_leave_room_for_plug_ins(metadata: Message) -> None:
-    """The BigQuery plug-in wants numpy 1 and others protobuf 6: nothing of ours may say otherwise, or cap what it does not know to break."""
+    """The BigQuery plug-in wants numpy 1 and others protobuf 6: nothing of ours says otherwise, or caps what is not known to break."""
     needed = {
         name: rest
         for line in metadata.get_all("Requires-Dist", [])
@@ -108,6 +110,23 @@ def test_the_commands_of_the_readme_name_files_that_exist() -> None:
 def test_the_commands_of_the_readme_name_extras_that_exist(metadata: Message) -> None:
     extras = {e for block in BLOCKS for group in re.findall(r"'\.\[([\w,]+)\]'", block) for e in group.split(",")}
     assert extras == {"lab", "duckdb", "test"} & set(metadata.get_all("Provides-Extra", []))
+
+
+def test_the_readme_has_every_word_of_the_grammar_and_every_setting() -> None:
+    options = [
+        f"| `{', '.join(a.names)}{' ' if a.names and a.metavar else ''}{a.metavar}` | {a.help} |"
+        for a in AGENT_TASK.arguments
+    ]
+    verbs = [
+        f"| `{' '.join([c.title, *(a.usage for a in c.arguments if a.field != 'help')])}` | {c.summary} |"
+        for c in VERB_COMMANDS.values()
+    ]
+    settings = []
+    for name, trait in FlyteAgentNB.class_own_traits(config=True).items():
+        default = trait.default()
+        settings.append(f"| `{name}` | {'empty' if default == '' else f'`{default}`'} | {trait.help} |")
+    lines = set(README.splitlines())
+    assert [row for row in (*options, *verbs, *settings) if row not in lines] == []
 
 
 def test_the_pins_are_names_and_versions_only() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +13,14 @@ from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 from flyteidl.core.execution_pb2 import TaskExecution
 from flyteidl.core.literals_pb2 import LiteralMap
 from flytekit.extend.backend.base_connector import Resource
-from flytekit.models.task import Container
+from flytekit.models.task import Container, Resources
 from scripted import JobMeta, ScriptedAgent
 from scripted_tasks import PATIENCE, ScriptedTask, scripted_task, until
 
 from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, TaskTypeNotFoundError
 from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running import propeller
+from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.pace import Pace
 
 if TYPE_CHECKING:
@@ -35,6 +37,12 @@ pytest_plugins = ("fixtures_workspace",)
 
 def phases(run: Run) -> list[str]:
     return [change.phase for change in run.phases]
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses after failed polls, without which a test of five of them takes a second and a half."""
+    monkeypatch.setattr(attempt_module.propeller, "failure_backoff", lambda failures, jitter: 0.001)
 
 
 def failed(run: Run) -> RunFailedError:
@@ -111,9 +119,7 @@ def test_a_phase_that_stays_is_told_once(workspace: Workspace, agents: Agents) -
 
 
 @pytest.mark.parametrize("phase", ["FAILED", "ABORTED"])
-def test_failed_and_aborted_are_final_though_retries_are_left(
-    workspace: Workspace, agents: Agents, phase: str
-) -> None:
+def test_failed_and_aborted_are_final_though_retries_are_left(workspace: Workspace, agents: Agents, phase: str) -> None:
     task = scripted_task(phases=["RUNNING", phase], retries=3, message="no such table")
     run = workspace.submit(task, {})
     with pytest.raises(RunFailedError, match="no such table") as raised:
@@ -131,7 +137,15 @@ def test_a_retryable_failure_uses_the_retries(workspace: Workspace, agents: Agen
     assert (error.code, error.attempts) == ("RetriesExhausted|TaskFailedWithError", 3)
     assert run.snapshot.error_code == error.code
     assert "after 3 attempts: spot node gone" in error.message
-    assert phases(run) == ["QUEUED", "RETRYABLE_FAILED", "QUEUED", "RETRYABLE_FAILED", "QUEUED", "RETRYABLE_FAILED", "FAILED"]
+    assert phases(run) == [
+        "QUEUED",
+        "RETRYABLE_FAILED",
+        "QUEUED",
+        "RETRYABLE_FAILED",
+        "QUEUED",
+        "RETRYABLE_FAILED",
+        "FAILED",
+    ]
     assert [change.attempt for change in run.phases] == [1, 1, 2, 2, 3, 3, 3]
     assert (agents.scripted.count("create"), agents.scripted.count("delete")) == (3, 0)
 
@@ -241,7 +255,9 @@ def test_what_the_create_is_told(workspace: Workspace) -> None:
     agent = RecordingAgent()
     workspace.catalog.register(agent)
     workspace.config.project, workspace.config.domain = "proj", "dom"
-    run = workspace.submit(scripted_task("recording", inputs={"a": int}, name="my.task", retries=2, color="red"), {"a": 4})
+    run = workspace.submit(
+        scripted_task("recording", inputs={"a": int}, name="my.task", retries=2, color="red"), {"a": 4}
+    )
     run.result(PATIENCE)
     (given,) = agent.given
     metadata = given["task_execution_metadata"]
@@ -270,8 +286,15 @@ def test_each_attempt_is_told_its_number_and_a_prefix_of_its_own(workspace: Work
 
 class ContainerJob(ScriptedTask):
     def get_container(self, settings: Any) -> Container:
-        args = ["--in", "{{.input}}", "{{ .inputPrefix }}", "{{$outputPrefix}}", "{{.Inputs.a}}", "{{.perRetryUniqueKey}}"]
-        return Container("img", ["{{.input}}"], [*args, "{{.rawOutputDataPrefix}}"], None, {}, {})
+        args = [
+            "--in",
+            "{{.input}}",
+            "{{ .inputPrefix }}",
+            "{{$outputPrefix}}",
+            "{{.Inputs.a}}",
+            "{{.perRetryUniqueKey}}",
+        ]
+        return Container("img", ["{{.input}}"], [*args, "{{.rawOutputDataPrefix}}"], Resources([], []), {}, {})
 
 
 def test_the_args_of_a_container_are_rendered_and_its_inputs_are_there(workspace: Workspace) -> None:
@@ -305,7 +328,9 @@ def test_the_args_of_a_container_are_rendered_and_its_inputs_are_there(workspace
 def test_a_template_variable_without_a_value_fails_the_create(workspace: Workspace) -> None:
     agent = RecordingAgent()
     workspace.catalog.register(agent)
-    task = ContainerJob({}, task_type="recording", name="boxed", interface=scripted_task(inputs={"b": int}).python_interface)
+    task = ContainerJob(
+        {}, task_type="recording", name="boxed", interface=scripted_task(inputs={"b": int}).python_interface
+    )
     error = failed(workspace.submit(task, {"b": 1}))
     assert error.code == "RetriesExhausted|TaskFailedWithError" and "a" in error.agent_message
     assert agent.given == []
@@ -405,7 +430,9 @@ def test_an_outputs_file_that_cannot_be_read_is_named(workspace: Workspace) -> N
 def test_outputs_in_the_storage_are_checked_too(workspace: Workspace) -> None:
     workspace.catalog.register(RecordingAgent(write("outputs.pb", one_output(5).SerializeToString())))
     run = workspace.submit(scripted_task("recording", outputs={"x": str}), {})
-    with pytest.raises(OutputError, match="output 'x' of task 'job' is declared as string and was returned as integer") as e:
+    with pytest.raises(
+        OutputError, match="output 'x' of task 'job' is declared as string and was returned as integer"
+    ) as e:
         run.result(PATIENCE)
     assert (e.value.task, e.value.name) == ("job", "x")
 
@@ -432,36 +459,42 @@ def test_a_run_has_twice_its_timeout_for_all_attempts(workspace: Workspace, agen
     assert agents.scripted.open_jobs == []
 
 
-def test_the_last_attempt_ends_with_the_run(workspace: Workspace) -> None:
-    """Half a second goes by before a retry that never ends; it may use what is left, not a timeout of its own."""
-    ends = asyncio.Event()
-
+def test_the_last_attempt_may_use_what_is_left_of_the_run(workspace: Workspace) -> None:
     class SlowThenEndless(ScriptedAgent):
         name = "Slow Then Endless"
 
         async def get(self, resource_meta: JobMeta, **kwargs: Any) -> Resource:
             self.calls.append(("get", resource_meta.job_id))
             if self.count("create") <= 2:
-                await asyncio.sleep(0.9)
+                await asyncio.sleep(0.5)
                 return Resource(phase=TaskExecution.RETRYABLE_FAILED)
             return Resource(phase=TaskExecution.RUNNING)
 
     agent = SlowThenEndless("slow_then_endless")
     workspace.catalog.register(agent)
-    run = workspace.submit(scripted_task("slow_then_endless", timeout=1.0, retries=9), {})
-    error = failed(run)
-    assert error.code == "TimeoutExpired" and error.attempts == 3
-    # 0.9 + 0.9, and 0.2 of the third attempt. Without the run's limit it would end after 2.8 at the earliest.
-    third = [change.at for change in run.phases if change.attempt == 3][0]
-    ended = run.snapshot.ended
-    assert ended is not None and ended - third < 0.9
+    error = failed(workspace.submit(scripted_task("slow_then_endless", timeout=0.8, retries=2), {}))
+    # The run's own limit ends it; with a whole timeout for the third attempt, the retries would be exhausted instead.
+    assert (error.code, error.attempts) == ("TimeoutExpired", 3)
     assert agent.count("delete") == 1
-    del ends
+
+
+def test_waiting_for_a_slot_is_not_the_jobs_time(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace.runner, "budget", CallBudget(2))  # one create at a time
+    blocking = workspace.submit(scripted_task("scripted_plain", hangs=["create"]), {})
+    until(lambda: agents.plain.count("create"))
+    waiting = workspace.submit(scripted_task(timeout=0.3), {})
+    until(lambda: waiting.snapshot.agent and waiting.snapshot.elapsed > 0.7)
+    agents.plain.released.set()
+    waiting.result(PATIENCE)
+    assert blocking.result(PATIENCE) is None and waiting.attempt == 1
 
 
 # --- polls ---
 
 
+@pytest.mark.usefixtures("no_backoff")
 def test_polls_that_fail_now_and_then_do_no_harm(workspace: Workspace) -> None:
     running = TaskExecution.RUNNING
     no = ConnectionError("no")
@@ -473,6 +506,7 @@ def test_polls_that_fail_now_and_then_do_no_harm(workspace: Workspace) -> None:
     assert agent.count("get") == 6 and run.snapshot.notes == ()
 
 
+@pytest.mark.usefixtures("no_backoff")
 def test_polls_that_always_fail_are_given_up(workspace: Workspace, agents: Agents) -> None:
     workspace.config.poll_failure_limit = 0.0
     run = workspace.submit(scripted_task(raises={"get": "ConnectionError: gone away"}, retries=3), {})
@@ -486,6 +520,7 @@ def test_polls_that_always_fail_are_given_up(workspace: Workspace, agents: Agent
     assert agents.scripted.count("delete") == 0
 
 
+@pytest.mark.usefixtures("no_backoff")
 def test_polls_are_not_given_up_before_the_limit(workspace: Workspace, agents: Agents) -> None:
     workspace.config.poll_failure_limit = 3600.0
     run = workspace.submit(scripted_task(raises={"get": "ConnectionError: no"}, times={"get": 6}), {})
@@ -493,6 +528,7 @@ def test_polls_are_not_given_up_before_the_limit(workspace: Workspace, agents: A
     assert agents.scripted.count("get") == 7
 
 
+@pytest.mark.usefixtures("no_backoff")
 def test_a_get_that_hangs_is_a_failed_poll(workspace: Workspace, agents: Agents) -> None:
     workspace.config.deadlines = {"GetTask": 0.05}
     workspace.config.poll_failure_limit = 0.0
@@ -588,10 +624,11 @@ def test_a_job_is_followed_though_its_agent_is_removed(workspace: Workspace, age
 # --- garbage ---
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": object()}), "x"),
+        (Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": threading.Lock()}), "x"),
         (Resource(phase=TaskExecution.SUCCEEDED, outputs=["x"]), "list"),  # type: ignore[arg-type]
         (Resource(phase=TaskExecution.RUNNING, custom_info={"a": object()}), "custom_info"),
         (Resource(phase="running"), "Resource"),  # type: ignore[arg-type]

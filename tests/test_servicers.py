@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 import sys
 import tempfile
@@ -419,7 +420,9 @@ def test_an_agent_s_exception(serve):
 
 @pytest.mark.parametrize("options", [wire.OPTIONS, ()], ids=["our client", "any client"])
 @pytest.mark.parametrize("letter", ["x", "é", "\n", "%", "\udc80", "\0"])
-def test_a_message_of_a_megabyte_arrives_with_its_head_and_the_last_frames(serve, letter, options):
+def test_a_message_of_a_megabyte_arrives_with_its_head_and_the_last_frames(serve, monkeypatch, letter, options):
+    monkeypatch.setattr(logging.getLogger("flytekit"), "disabled", True)  # rich takes minutes for what flytekit logs
+
     async def test(s):
         agent = s.catalog.current("scripted").agent
         agent.error = RuntimeError("the head: " + letter * 1_000_000)

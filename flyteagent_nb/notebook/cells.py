@@ -51,7 +51,7 @@ def task_of_cell(
     *,
     namespace: dict[str, Any],
     inputs: Mapping[str, Any],
-    run_python: Callable[[str], Any],
+    compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
     versions: Callable[[str], Iterable[int]],
     default_name: str,
 ) -> PythonTask[Any]:
@@ -62,7 +62,8 @@ def task_of_cell(
         body: the cell's text.
         namespace: the user's.
         inputs: the values of the inputs, from which SQL, YAML and JSON cells have their types.
-        run_python: runs Python in the user's namespace and returns the value of its last expression, or None.
+        compile_python: compiles Python: its tree, and what runs it in the user's namespace and returns the value of its last
+            expression, or None. Raises SyntaxError.
         versions: the served versions of a task type, empty where nobody serves it.
         default_name: the task's name where the line gives none.
 
@@ -70,6 +71,7 @@ def task_of_cell(
         CellError: the body is empty, does not parse, or has no task in it.
         ArgumentError: options that do not go with it.
     """
+    __tracebackhide__ = _rich_traceback_omit = True  # an error in the user's own Python is not ours to explain
     if not body.strip():
         raise CellError("the cell is empty", hint="%%agent_task --help shows what to write in it")
     task_type = arguments.task_type
@@ -80,7 +82,7 @@ def task_of_cell(
             "python" if not task_type else "sql" if sql_class else "json" if body.lstrip().startswith("{") else "yaml"
         )
     if language == "python":
-        return _python_task(arguments, body, namespace, run_python)
+        return _python_task(arguments, body, namespace, compile_python)
     if not task_type:
         raise ArgumentError(
             f"a cell in {language} needs its task type", hint="%%agent_task TASK_TYPE ...; %agent types lists them"
@@ -114,29 +116,33 @@ def task_of_cell(
 
 
 def _python_task(
-    arguments: AgentTaskArguments, body: str, namespace: dict[str, Any], run_python: Callable[[str], Any]
+    arguments: AgentTaskArguments,
+    body: str,
+    namespace: dict[str, Any],
+    compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
 ) -> PythonTask[Any]:
+    __tracebackhide__ = _rich_traceback_omit = True
     from flytekit.core.base_task import PythonTask
 
-    for given, option in (
-        (arguments.config, "-c"),
-        (arguments.config_variable, "--config"),
-        (arguments.returns, "--returns"),
+    for given, option, instead in (
+        (arguments.config, "-c", "@task(task_config=...)"),
+        (arguments.config_variable, "--config", "@task(task_config=...)"),
+        (arguments.returns, "--returns", "def my_task(x: int) -> str"),
+        (arguments.name, "--name", "def my_name(...)"),
     ):
         if given:
-            raise ArgumentError(
-                f"{option} does not go with Python: the task in the cell says it", hint="@task(task_config=...)"
-            )
+            raise ArgumentError(f"{option} does not go with Python: the task in the cell says it", hint=instead)
     try:
-        tree = ast.parse(body)
+        tree, run = compile_python(body)
     except SyntaxError as error:
-        where = f"line {error.lineno}: " if error.lineno else ""
+        line = error.lineno + 1 if error.lineno else None  # the magic's own line is the first
+        where = f"line {line}: " if line else ""
         raise CellError(
-            f"the cell is not Python: {where}{error.msg}: {(error.text or '').strip()}",
-            line=(error.lineno or 0) + 1,
+            f"the cell is not Python: {where}{error.msg}" + (f": {error.text.strip()}" if error.text else ""),
+            line=line,
             hint="for SQL, YAML or JSON name the task type: %%agent_task TASK_TYPE; %agent types lists them",
         ) from None
-    value = run_python(body)
+    value = run()
     if isinstance(value, PythonTask):
         task = value
     else:
@@ -322,11 +328,11 @@ def _mapping(body: str, language: str) -> dict[str, Any]:
         value = json.loads(body) if language == "json" else yaml.safe_load(body)
     except json.JSONDecodeError as error:
         raise CellError(
-            f"the cell is not JSON: line {error.lineno}, column {error.colno}: {error.msg}", line=error.lineno + 1
+            f"the cell is not JSON: line {error.lineno + 1}, column {error.colno}: {error.msg}", line=error.lineno + 1
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        where = f"line {mark.line + 2}, column {mark.column + 1}: " if mark is not None else ""
         raise CellError(
             f"the cell is not YAML: {where}{getattr(error, 'problem', None) or error}",
             line=mark.line + 2 if mark is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyteagent_nb.workspace import Workspace
+
+
+_ALONE = re.compile(r"%%agent_task(\s|$)")
 
 
 class Extension:
@@ -43,6 +47,7 @@ class Extension:
         self._show_errors()
         self._show_runs()
         self._complete()
+        self._take_empty_cells()
         shell.configurables.append(self._workspace.config)
         self._put_back.append(lambda: shell.configurables.remove(self._workspace.config))
         shell.events.register("post_run_cell", self._after_cell)
@@ -135,6 +140,19 @@ class Extension:
         matchers = self._shell.Completer.custom_matchers
         matchers.append(flyteagent_nb_matcher)
         self._put_back.append(lambda: matchers.remove(flyteagent_nb_matcher))
+
+    def _take_empty_cells(self) -> None:
+        """Let ``%%agent_task --help`` stand alone: IPython itself refuses a cell magic without a body, and gives bad advice."""
+
+        def add_body(lines: list[str]) -> list[str]:
+            if lines and _ALONE.match(lines[0]) and not "".join(lines[1:]).strip():
+                return [lines[0].rstrip("\n") + "\n", "\n"]
+            return lines
+
+        add_body.has_side_effects = True  # type: ignore[attr-defined]  # so a terminal still waits for the body
+        transforms = self._shell.input_transformers_cleanup
+        transforms.append(add_body)
+        self._put_back.append(lambda: transforms.remove(add_body))
 
     def _after_cell(self, result: Any) -> None:
         """Say what came up meanwhile, where a person looks, and from the main thread."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
 
-from flyteagent_nb.errors import ArgumentError, CellError, WaitTimeoutError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, TaskStopped, TaskTypeNotFoundError, WaitTimeoutError, closest
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Overview, Pairs, RunList, Served, View, run_details
 from flyteagent_nb.notebook.waiting import stop_guard
@@ -41,6 +41,7 @@ class AgentMagics(Magics):
     @line_cell_magic
     def agent_task(self, line: str, cell: str | None = None) -> Any:
         """Run the cell as a task of a Flyte agent."""
+        __tracebackhide__ = _rich_traceback_omit = True  # an error in the user's own Python is not ours to explain
         arguments = grammar.parse_agent_task(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(grammar.help_text("agent_task").splitlines())
@@ -59,7 +60,7 @@ class AgentMagics(Magics):
             cell,
             namespace=self.shell.user_ns,
             inputs=inputs,
-            run_python=self._run_python,
+            compile_python=self._compile_python,
             versions=lambda name: [e.version for e in workspace.catalog.entries() if e.task_type == name],
             default_name=f"{arguments.task_type}_{self.shell.execution_count}",
         )
@@ -169,6 +170,7 @@ class AgentMagics(Magics):
 
     def _execute(self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, code: str = "") -> Any:
         """Submit, wait unless told not to, bind and show."""
+        self._check(task, arguments)
         workspace, namespace = self._workspace, self.shell.user_ns
         retries, timeout = arguments.retries, arguments.timeout
         seconds = None if timeout is None else timeout.total_seconds()
@@ -189,19 +191,43 @@ class AgentMagics(Magics):
         value = run.result()
         if not arguments.quiet:
             display(run)  # type: ignore[no-untyped-call]
-        if not arguments.outputs:
+        names = arguments.outputs
+        if not names:
             return value
-        if len(arguments.outputs) == 1:
-            namespace[arguments.outputs[0]] = value
-            return None
-        values = list(value) if isinstance(value, tuple) else [value]
-        if len(values) != len(arguments.outputs):
-            raise ArgumentError(
-                f"-o {','.join(arguments.outputs)} names {len(arguments.outputs)} variables, and the task has {len(values)} outputs",
-                hint=f"the run is {run.id}: %agent show {run.id}; its values are in run.outputs",
-            )
-        namespace.update(zip(arguments.outputs, values, strict=True))
+        values = (value,) if len(names) == 1 else value
+        namespace.update({name: each for name, each in zip(names, values, strict=True) if name != "_"})
         return None
+
+    def _check(self, task: Any, arguments: SubmitArguments) -> None:
+        """Tell what cannot come to a good end before anything is sent.
+
+        Raises:
+            ArgumentError: ``-o`` does not fit the task's outputs.
+            TaskTypeNotFoundError: no agent runs this task, a plain function.
+        """
+        names, declared = arguments.outputs, list(task.python_interface.outputs)
+        if names and not declared:
+            raise ArgumentError(
+                f"-o {','.join(names)}: task '{task.name}' has no outputs",
+                hint="--returns name:type declares them in a cell of YAML or JSON, the function's annotation in Python",
+            )
+        if len(names) > 1 and len(names) != len(declared):
+            count = f"{len(declared)} outputs" if len(declared) > 1 else "one output"
+            raise ArgumentError(
+                f"-o {','.join(names)} names {len(names)} variables, and task '{task.name}' has {count}: {', '.join(declared)}",
+                hint="give each its name, _ for one to drop, or one name for all",
+            )
+        from flyteagent_nb.running.tasks import runs_on_agent
+
+        workspace, kind = self._workspace, task.task_type
+        served = any(e.task_type == kind for e in workspace.catalog.entries())
+        if not (arguments.service or served or runs_on_agent(task) or workspace.serves(kind, task.task_type_version)):
+            raise TaskTypeNotFoundError(
+                f"no agent runs task '{task.name}': it is a {kind}",
+                task_type=kind,
+                version=task.task_type_version,
+                hint="what no agent runs is called as ever: my_task(x=1); %agent types lists what agents run",
+            )
 
     def _bind(self, name: str, run: Run) -> None:
         if name:
@@ -217,19 +243,36 @@ class AgentMagics(Magics):
                 sys.stdout.write(line + "\n")
             if done:
                 return
-            _wait(run, FOLLOW)
+            try:
+                _wait(run, FOLLOW)
+            except KeyboardInterrupt:
+                raise TaskStopped(
+                    f"stopped following run {run.id} of {run.name}; it goes on",
+                    run_ids=[run.id],
+                    hint=f"%agent cancel {run.id} stops it",
+                ) from None
 
-    def _run_python(self, body: str) -> Any:
-        """Run the cell in the user's namespace as IPython would; the value of a last expression."""
+    def _compile_python(self, body: str) -> tuple[ast.Module, Callable[[], Any]]:
+        """Compile the cell as IPython would; what is returned runs it in the user's namespace.
+
+        Raises:
+            SyntaxError: it is not Python.
+        """
         shell = self.shell
         code = shell.transform_cell(body)
         name = shell.compile.cache(code, shell.execution_count, raw_code=body)
         tree = ast.parse(code, name)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), shell.user_ns)  # the user's own cell, in the user's own namespace
-        if last is None:
-            return None
-        return eval(compile(ast.Expression(last.value), name, "eval"), shell.user_ns)
+        last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        before = ast.Module(tree.body[:-1] if last is not None else tree.body, type_ignores=[])
+        statements = compile(before, name, "exec")
+        expression = compile(ast.Expression(last.value), name, "eval") if last is not None else None
+
+        def run() -> Any:
+            __tracebackhide__ = _rich_traceback_omit = True
+            exec(statements, shell.user_ns)  # the user's own cell, in the user's own namespace
+            return eval(expression, shell.user_ns) if expression is not None else None
+
+        return tree, run
 
     def _known_type(self, arguments: AgentTaskArguments) -> None:
         """Tell of a misspelt task type before the cell is read as the wrong language."""

@@ -277,7 +277,9 @@ class Attempt:
             except (grpc.aio.AioRpcError, propeller.UnknownPhaseError) as error:
                 failures += 1
                 failing_since = failing_since or time.monotonic()
-                said = status_words(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                said = (
+                    status_words(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                )
                 runner.publish(driven, message=f"poll {failures} failed: {said.splitlines()[0][:300]}")
                 limit = driven.settings.poll_failure_limit
                 if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):

@@ -8,10 +8,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 SYNC_FACTOR = 8
 """A sync call may wait on an API for seconds and costs nothing meanwhile: so many more of them may be under way."""
+
+KEPT_FREE = 4
+"""One slot in so many is never a create's: creates that hang hold up neither polls nor a cancel."""
 
 
 class CallBudget:
@@ -19,6 +22,8 @@ class CallBudget:
 
     def __init__(self, slots: int) -> None:
         self._free = slots
+        self._creating = 0
+        self._most_creating = max(1, slots - max(1, slots // KEPT_FREE))
         self._sync = asyncio.Semaphore(slots * SYNC_FACTOR)
         self._first: collections.deque[asyncio.Future[None]] = collections.deque()
         self._second: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -26,7 +31,10 @@ class CallBudget:
     @contextlib.asynccontextmanager
     async def follow(self) -> AsyncIterator[None]:
         """A slot for a get or a delete: the next one that comes free."""
-        await self._take(self._first)
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(self._first, self._give)
         try:
             yield
         finally:
@@ -35,11 +43,15 @@ class CallBudget:
     @contextlib.asynccontextmanager
     async def create(self) -> AsyncIterator[None]:
         """A slot for a create: when nobody waits to follow a job."""
-        await self._take(self._second)
+        if self._free and self._creating < self._most_creating:
+            self._free -= 1
+            self._creating += 1
+        else:
+            await self._wait(self._second, self._give_created)
         try:
             yield
         finally:
-            self._give()
+            self._give_created()
 
     @contextlib.asynccontextmanager
     async def execute(self) -> AsyncIterator[None]:
@@ -47,24 +59,33 @@ class CallBudget:
         async with self._sync:
             yield
 
-    async def _take(self, queue: collections.deque[asyncio.Future[None]]) -> None:
-        if self._free:
-            self._free -= 1
-            return
+    async def _wait(self, queue: collections.deque[asyncio.Future[None]], give_back: Callable[[], None]) -> None:
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give()  # the slot came just as the waiter left
+                give_back()  # the slot came just as the waiter left
             raise
 
+    def _give_created(self) -> None:
+        self._creating -= 1
+        self._give()
+
     def _give(self) -> None:
-        for queue in (self._first, self._second):
-            while queue:
-                turn = queue.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    return
+        if _serve(self._first):
+            return
+        if self._creating < self._most_creating and _serve(self._second):
+            self._creating += 1
+            return
         self._free += 1
+
+
+def _serve(queue: collections.deque[asyncio.Future[None]]) -> bool:
+    while queue:
+        turn = queue.popleft()
+        if not turn.done():
+            turn.set_result(None)
+            return True
+    return False

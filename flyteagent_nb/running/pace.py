@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
 
 FEW = 16
 """So many runs are few: their first polls cost nothing worth saving."""
@@ -91,7 +91,7 @@ def poll_floor(pace: Pace, polls_done: int, active: int, rate: float) -> float:
         return 0.0
     if pace is PROPELLER:
         return active / pace.rate
-    return active / (rate * max(1.0, (active / 100) ** GROWTH))
+    return active / (rate * max(1.0, math.pow(active / 100, GROWTH)))
 
 
 def failure_backoff(failures: int, jitter: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HEARTBEAT = 0.05
 """Seconds between two looks at the loop while a cell awaits a run: a signal is only seen when the loop wakes."""
 
-FINAL_PHASES = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "RETRYABLE_FAILED"})
+log = logging.getLogger("flyteagent_nb")
 
 
 class PhaseChange(NamedTuple):
@@ -100,7 +101,10 @@ class RunControl(Protocol):
         """The lines that the agent printed and logged for the run, where its service is in this kernel."""
 
     def check_may_block(self) -> None:
-        """Raise WrongThreadError where a blocking wait would wait for itself."""
+        """Raise WrongThreadError where a blocking wait would wait for itself, or for ever."""
+
+    def check_may_await(self) -> None:
+        """Raise WrongThreadError where an awaited run would never end: in a forked child."""
 
 
 class Run:
@@ -116,7 +120,7 @@ class Run:
         self._control = control
         self._outputs: dict[str, Any] | None = None
         self._returned: Any = None
-        self._watchers: tuple[Callable[[Run], object], ...] = ()
+        self._watchers: list[Callable[[Run], object]] = []
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # so that cancelling a wait cannot cancel it
 
@@ -224,9 +228,13 @@ class Run:
 
     async def _wait(self) -> Any:
         if not self._future.done():
+            self._control.check_may_await()
             waiter = asyncio.wrap_future(self._future)
-            while not waiter.done():
-                await asyncio.wait({waiter}, timeout=HEARTBEAT)
+            try:
+                while not waiter.done():
+                    await asyncio.wait({waiter}, timeout=HEARTBEAT)
+            finally:
+                waiter.cancel()  # else a wait that was given up would wake its loop, which may be closed by then
         return self._value()
 
     def _value(self) -> Any:
@@ -263,16 +271,19 @@ class Run:
         return isinstance(self._snapshot.error, RunAbortedError)
 
     def watch(self, callback: Callable[[Run], object]) -> None:
-        """Call ``callback(run)`` after each new snapshot, on the loop's thread: it must only enqueue."""
-        self._watchers = (*self._watchers, callback)
+        """Call ``callback(run)`` after each new snapshot, on the loop's thread: it must only enqueue. What it raises is logged."""
+        self._watchers.append(callback)
 
     # --- the runner's side, on the loop's thread only ---
 
     def publish(self, snapshot: RunSnapshot) -> None:
         """Show a new state."""
         self._snapshot = snapshot
-        for callback in self._watchers:
-            callback(self)
+        for callback in tuple(self._watchers):
+            try:
+                callback(self)
+            except Exception:  # whoever watches has nothing to do with how the run ends
+                log.exception("a watcher of run %s failed", self.id)
 
     def finish(self, snapshot: RunSnapshot, outputs: dict[str, Any] | None, returned: Any) -> None:
         """Show the last state and wake whoever waits."""

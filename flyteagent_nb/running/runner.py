@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import random
 import secrets
@@ -143,8 +144,12 @@ class Runner:
         return self._captured(run.id)
 
     def check_may_block(self) -> None:
-        """Raise WrongThreadError on the loop's own thread."""
+        """Raise WrongThreadError on the loop's own thread, and in a forked child."""
         self.thread.check_may_block()
+
+    def check_may_await(self) -> None:
+        """Raise WrongThreadError in a forked child."""
+        self.thread.check_alive()
 
     def runs(self) -> list[Run]:
         """The runs that are kept, newest first."""
@@ -276,7 +281,8 @@ class Runner:
         Raises:
             Cancelled: the run was cancelled meanwhile, or before.
         """
-        if driven.cancelled:
+        is_late = driven.cancelled
+        if is_late:
             work.close() if asyncio.iscoroutine(work) else work.cancel()
             raise Cancelled("")
         # The run's own task, not one of its own for the work: a cancel reaches whatever it awaits, and none is made for nothing.
@@ -355,4 +361,7 @@ class Runner:
             del self._runs[run.id]
             self.journal.forget(run.id)
             self._forgotten(run.id)
-            self._pool.submit(self.storage.forget, run.id, run.attempt)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # a pool that is shut down: the workspace closes, and its folder goes
+                self._pool.submit(self.storage.forget, run.id, run.attempt)

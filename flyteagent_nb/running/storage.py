@@ -42,7 +42,11 @@ class RunStorage:
     def make(self, prefix: str) -> None:
         """Make the folder of a prefix, for a job that writes into it as into any folder."""
         with contextlib.suppress(FileExistsError):
-            os.mkdir(prefix, 0o700)
+            try:
+                os.mkdir(prefix, 0o700)
+            except FileNotFoundError:  # somebody cleaned up temporary folders
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.mkdir(prefix, 0o700)
 
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
         """Write inputs.pb under ``prefix``."""
