@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import concurrent.futures
 import itertools
 import sys
 import threading
@@ -95,7 +96,8 @@ class Script:
             with self._changed:
                 assert self._changed.wait_for(condition, timeout), f"it never came; calls: {self.calls}"
 
-        await asyncio.get_running_loop().run_in_executor(None, wait)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the loop's own may be what the test has filled
+            await asyncio.get_running_loop().run_in_executor(pool, wait)
 
     def _record(self, record: list[Any], what: Any) -> None:
         with self._changed:

@@ -21,7 +21,6 @@ from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, 
 from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.budget import CallBudget
-from flyteagent_nb.running.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from scripted_tasks import Agents
 
+    from flyteagent_nb.running.pace import Pace
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
 
@@ -316,7 +316,7 @@ def test_the_args_of_a_container_are_rendered_and_its_inputs_are_there(workspace
         prefix = given["output_prefix"]
         container = given["task_template"].container
         assert container.args[:5] == ["--in", f"{prefix}/inputs.pb", prefix, prefix, "7"]
-        assert run.id in container.args[5] and container.args[6] == f"{prefix}/raw"
+        assert run.id[1:] in container.args[5] and container.args[6] == f"{prefix}/raw"
         assert container.command == ["{{.input}}"]
         assert prefix.endswith(f"{run.id}-{number}")
     assert agent.given[0]["task_template"].container.args[5] != agent.given[1]["task_template"].container.args[5]
@@ -377,7 +377,7 @@ def test_empty_outputs_in_the_reply_are_outputs(workspace: Workspace) -> None:
     task = scripted_task("recording", outputs={"x": int})
     task.script["outputs"] = {}
     run = workspace.submit(task, {})
-    with pytest.raises(OutputError, match="'x'.*nothing was"):
+    with pytest.raises(OutputError, match=r"'x'.*nothing was"):
         run.result(PATIENCE)
     assert run.snapshot.error_code == "OutputMismatch"
 
@@ -594,7 +594,7 @@ def test_a_task_type_that_nobody_serves(workspace: Workspace, agents: Agents) ->
 
 
 def test_a_version_that_nobody_serves(workspace: Workspace, agents: Agents) -> None:
-    with pytest.raises(TaskTypeNotFoundError, match="in version 3\n.*served in version 0"):
+    with pytest.raises(TaskTypeNotFoundError, match=r"in version 3\n.*served in version 0"):
         workspace.submit(scripted_task(version=3), {}).result(PATIENCE)
 
 

@@ -54,7 +54,9 @@ for _library in (
     "pandas",
     "pyarrow",
 ):  # looked for here, imported with the first query: they take a second
-    if importlib.util.find_spec(_library) is None:
+    # flytekit has made lazy modules of some: to find their specs would import them, here on a background thread, and a cell that
+    # uses pandas meanwhile would meet half of it.
+    if _library not in sys.modules and importlib.util.find_spec(_library) is None:
         raise ImportError(f"the DuckDB agent needs {_library}: pip install 'flyteagent_nb[duckdb]'", name=_library)
 
 TASK_TYPE = "duckdb_query"

@@ -43,7 +43,7 @@ class Extension:
         AgentMagics.agent_task.__doc__ = grammar.help_text("agent_task")
         AgentMagics.agent.__doc__ = grammar.help_text("agent")
         shell.register_magics(magics)
-        self._put_back.append(self._forget_magics)
+        self._put_back.append(lambda: self._forget_magics(magics))
         self._show_errors()
         self._show_runs()
         self._complete()
@@ -68,7 +68,8 @@ class Extension:
             self._put_back.pop()()
         return left
 
-    def _forget_magics(self) -> None:
+    def _forget_magics(self, magics: AgentMagics) -> None:
+        self._shell.configurables.remove(magics)  # where Magics puts itself
         found = self._shell.magics_manager
         for kind, name in (("line", "agent"), ("line", "agent_task"), ("cell", "agent_task")):
             found.magics[kind].pop(name, None)

@@ -36,11 +36,14 @@ PHASES: dict[str, tuple[str, str, str]] = {
 
 _FRAME = f"border:1px solid {_GREY};border-radius:6px;padding:8px 12px;max-width:760px;font-size:13px"
 _MONO = f"font-family:monospace;font-size:12px;color:{_GREY}"
+_FIXED = ";font-family:monospace;font-size:12px"
 _CELL = "text-align:left;padding:3px 14px 3px 0;vertical-align:top;border:0"
 
 
 def seconds(value: float) -> str:
-    """A duration as people read it: ``0.8 s``, ``12 s``, ``3:05``, ``1:02:33``."""
+    """A duration as people read it: ``12 ms``, ``0.8 s``, ``12 s``, ``3:05``, ``1:02:33``."""
+    if value < 0.0995:
+        return f"{value * 1e3:.0f} ms"
     if value < 9.95:
         return f"{value:.1f} s"
     if value < 59.5:
@@ -136,7 +139,8 @@ def _bar(s: RunSnapshot) -> str:
     pieces = []
     for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
         share = ((after.at if after is not None else end) - change.at) / whole * 100
-        colour = PHASES.get(change.phase, ("", "", _GREY))[2]
+        # What ran well is green in the end, what failed red.
+        colour = PHASES.get(s.phase if s.done and change.phase == "RUNNING" else change.phase, ("", "", _GREY))[2]
         if share >= 0.5:
             title = f"{PHASES.get(change.phase, ('', change.phase, ''))[1]}"
             pieces.append(f'<span title="{escape(title)}" style="width:{share:.1f}%;background-color:{colour}"></span>')
@@ -190,7 +194,7 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
     if captured:
         shown = captured[-10:]
         before = f"[{len(captured) - 10} lines before: %agent logs {s.id}]\n" if len(captured) > 10 else ""
-        rows.append(("output", before + "\n".join(_clip(line, 200) for line in shown)))
+        rows.append(("output", before + "\n".join(line if len(line) <= 200 else line[:199] + "…" for line in shown)))
     return [(label, text) for label, text in rows if text]
 
 
@@ -211,7 +215,8 @@ def pairs_html(rows: Sequence[tuple[str, str]]) -> str:
     """Label and text, as a table without rules."""
     cells = "".join(
         f'<tr><th style="{_CELL};color:{_GREY};font-weight:600">{escape(label)}</th>'
-        f'<td style="{_CELL};white-space:pre-wrap;overflow-wrap:anywhere">{_text_or_link(label, text)}</td></tr>'
+        f'<td style="{_CELL};white-space:pre-wrap;overflow-wrap:anywhere{_FIXED if label == "output" else ""}">'
+        f"{_text_or_link(label, text)}</td></tr>"
         for label, text in rows
     )
     return f'<div style="{_FRAME}"><table style="font-size:13px">{cells}</table></div>'
@@ -246,7 +251,7 @@ def table_html(
         body.append(
             "<tr>"
             + "".join(
-                f'<td style="{_CELL}{f";color:{colour[j]};font-weight:600" if j in colour else ""}">{escape(cell)}</td>'
+                f'<td style="{_CELL}{f";color:{colour[j]};font-weight:600;white-space:nowrap" if j in colour else ""}">{escape(cell)}</td>'
                 for j, cell in enumerate(row)
             )
             + "</tr>"

@@ -6,8 +6,11 @@ interrupt is counted, not raised; it is acted on where the cell waits.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import queue
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,16 @@ if TYPE_CHECKING:
 LOOK = 0.5
 """Seconds between two looks at whether the loop still answers."""
 
+SPREAD = 0.2
+"""Seconds that a cell has to end by itself after a stop in one of its tasks, with that task's error."""
+
+
+class TaskCancelled(TaskStopped, asyncio.CancelledError):
+    """The same stop inside an asyncio task of the user's: to the event loop it is a cancel.
+
+    A KeyboardInterrupt that leaves a task leaves the loop too, and takes the kernel with it. Whoever awaits the task gets this one.
+    """
+
 
 class StopGuard:
     """Counts interrupts, and waits.
@@ -34,12 +47,13 @@ class StopGuard:
     def __init__(self, grace: float) -> None:
         self.stops = 0
         self._grace = grace
-        self._wake = threading.Event()
+        # Not an Event: its lock is not re-entrant, and a signal's handler may run while this very thread holds it.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def interrupted(self, signum: int, frame: FrameType | None) -> None:
         """The signal's handler."""
         self.stops += 1
-        self._wake.set()
+        self._wake.put(None)
 
     def wait(self, runs: Sequence[Run]) -> None:
         """Block until every run has ended.
@@ -49,12 +63,11 @@ class StopGuard:
                 they took longer than the grace.
         """
         for run in runs:
-            run.on_done(self._wake.set)
+            run.on_done(lambda: self._wake.put(None))
         while not all(run.done for run in runs):
             if self.stops:
                 self._stop(runs)
-            self._wake.wait(LOOK)  # set by a run's end and by the signal's handler
-            self._wake.clear()
+            self._pause(LOOK)
         if self.stops:
             self._stop(runs)
 
@@ -63,24 +76,28 @@ class StopGuard:
             run.cancel()
         until = time.monotonic() + self._grace
         while self.stops == 1 and not all(run.done for run in runs) and (left := until - time.monotonic()) > 0:
-            self._wake.wait(min(left, LOOK))
-            self._wake.clear()
-        raise self._stopped(runs)
+            self._pause(min(left, LOOK))
+        raise self._stopped(runs, stop_class())
 
-    def _stopped(self, runs: Sequence[Run]) -> TaskStopped:
+    def _pause(self, seconds: float) -> None:
+        """Wait for a run's end, an interrupt, or ``seconds``."""
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=seconds)
+
+    def _stopped(self, runs: Sequence[Run], stopped: type[TaskStopped]) -> TaskStopped:
         ids = [run.id for run in runs]
         open_runs = [run for run in runs if not run.done]
         which = f"run {ids[0]} of {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
         if open_runs:
             shown = open_runs[0].id
-            return TaskStopped(
+            return stopped(
                 f"stopped by the user; {which}: the delete goes on in the background",
                 run_ids=ids,
                 hint=f"%agent show {shown} tells what came of it",
             )
         finished = [run for run in runs if run.phase == "SUCCEEDED"]
         if finished:
-            return TaskStopped(
+            return stopped(
                 f"stopped by the user; {which}: it had succeeded by then"
                 if len(runs) == 1
                 else f"stopped by the user; {which}",
@@ -88,7 +105,7 @@ class StopGuard:
                 hint=f"%agent show {finished[0].id} tells its outputs",
             )
         troubles = [run.error.message for run in runs if run.error is not None and ": " in run.error.message]
-        return TaskStopped(
+        return stopped(
             f"stopped by the user; {which} cancelled" + (f" ({troubles[0].split(': ', 1)[1]})" if troubles else ""),
             run_ids=ids,
             hint=f"%agent show {ids[0]} tells all of it" if len(runs) == 1 else "%agent runs lists them",
@@ -106,10 +123,50 @@ def stop_guard(grace: float) -> Iterator[StopGuard]:
     if threading.current_thread() is not threading.main_thread():
         yield guard
         return
+    if _spreading is not None and _spreading is asyncio._get_running_loop():
+        raise TaskCancelled("stopped by the user, before it was started")
     before: Any = signal.signal(signal.SIGINT, guard.interrupted)
     try:
         yield guard
+    except TaskCancelled:
+        _spread(before)
+        raise
     finally:
         signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
     if guard.stops:  # pressed between the last look and here: it must not get lost
-        raise KeyboardInterrupt
+        raise stop_class()("stopped by the user")
+
+
+_spreading: asyncio.AbstractEventLoop | None = None
+"""The loop whose waiting tasks a stop is reaching; the main thread's."""
+
+
+def _spread(handler: Any) -> None:
+    """Let a stop in one task of a cell reach those that are about to start (of a ``gather``), and then the cell itself.
+
+    Args:
+        handler: what handles SIGINT outside of the guard: in a cell with ``await``, ipykernel's, which cancels the cell.
+    """
+    global _spreading
+    _spreading = loop = asyncio.get_running_loop()
+    loop.call_soon(_spread_no_more)
+    if callable(handler) and handler is not signal.default_int_handler:  # Python's own would end the loop
+        loop.call_later(SPREAD, handler, signal.SIGINT, None)
+
+
+def _spread_no_more() -> None:
+    global _spreading
+    _spreading = None
+
+
+def stop_class() -> type[TaskStopped]:
+    """The class of a stop that is raised here: who will meet it first, a cell or an event loop?"""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        place = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        if place == ("IPython.core.interactiveshell", "run_code"):
+            return TaskStopped
+        if place == ("asyncio.events", "_run"):
+            return TaskCancelled
+        frame = frame.f_back
+    return TaskStopped if asyncio._get_running_loop() is None else TaskCancelled

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,18 @@ import grpc
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flyteidl.admin.agent_pb2 import Agent
+
     from flyteagent_nb.running.services import AgentService
+
+
+LIST_DEADLINE = 10.0
+"""Seconds that a service has to list its agents."""
+
+ASK_AGAIN = 10.0
+"""Seconds until a service that did not list its agents is asked again, unless a task type is looked for in vain before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +48,21 @@ class Router:
     def __init__(self) -> None:
         self._services: dict[str, AgentService] = {}
         self._listings: dict[str, dict[tuple[str, int], Resolved]] = {}
-        self._stale: set[str] = set()
+        # A listing is stale while the number of its service's last change is not the one that it was asked for at.
+        self._numbers = itertools.count(1)
+        self._changed: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
+        self._failed: dict[str, tuple[float, grpc.aio.AioRpcError]] = {}  # since when, by the monotonic clock
         self._refreshing = asyncio.Lock()
 
     async def add(self, service: AgentService) -> None:
         """Add a service, or put another in the place of one with the same name."""
         self._services[service.name] = service
-        self._stale.add(service.name)
+        self.invalidate(service.name)
 
     def invalidate(self, name: str) -> None:
         """What a service lists has changed: the next resolve asks it again. Any thread."""
-        self._stale.add(name)
+        self._changed[name] = next(self._numbers)
 
     def lists(self, task_type: str, version: int) -> bool:
         """Whether a service listed the type when it was last asked. Any thread."""
@@ -53,13 +70,9 @@ class Router:
 
     def listed(self, task_type: str, version: int, service: str | None = None) -> Resolved | None:
         """What :meth:`resolve` would answer without asking anybody, or None where it would have to."""
-        if self._stale:
+        if self._stale():
             return None
-        for name in [service] if service is not None else self._services:
-            found = self._listings.get(name, {}).get((task_type, version))
-            if found is not None:
-                return found
-        return None
+        return self._find(task_type, version, service)
 
     async def resolve(self, task_type: str, version: int, service: str | None = None) -> Resolved:
         """The service for a task type, the newest listing considered.
@@ -67,10 +80,11 @@ class Router:
         Raises:
             TaskTypeNotFoundError: no service lists it.
             ServiceNotFoundError: ``service`` is not connected.
-            ServiceError: the service that should list it does not answer.
+            ServiceError: no service lists it, and one does not answer.
         """
-        if self._stale:
-            await self._refresh()
+        stale = self._stale()
+        if stale:
+            await self._refresh(stale)
         if service is not None and service not in self._services:
             raise ServiceNotFoundError(
                 f"no agent service is called '{service}'",
@@ -78,9 +92,20 @@ class Router:
                 suggestion=closest(service, self._services),
                 hint=f"there is: {', '.join(self._services) or 'none'}",
             )
-        found = self.listed(task_type, version, service)
+        found = self._find(task_type, version, service)
+        if found is None and self._failed:
+            await self._refresh(list(self._failed))
+            found = self._find(task_type, version, service)
         if found is not None:
             return found
+        for name, (_, error) in self._failed.items():
+            if service in (None, name):
+                raise ServiceError(
+                    f"the agent service '{name}' does not list its agents: {error.code().name}: {error.details()}",
+                    service=name,
+                    address=self._services[name].target,
+                    hint="%unload_ext flyteagent_nb and %load_ext flyteagent_nb start the kernel's own service anew",
+                ) from error
         raise self._not_found(task_type, version, service)
 
     async def close(self) -> None:
@@ -89,32 +114,39 @@ class Router:
         self._services.clear()
         self._listings.clear()
 
-    async def _refresh(self) -> None:
+    def _find(self, task_type: str, version: int, service: str | None) -> Resolved | None:
+        for name in [service] if service is not None else self._services:
+            found = self._listings.get(name, {}).get((task_type, version))
+            if found is not None:
+                return found
+        return None
+
+    def _stale(self) -> list[str]:
+        """The services to ask. One that did not answer keeps its last listing, and has a while."""
+        return [
+            name
+            for name in self._services
+            if self._asked.get(name) != self._changed[name]
+            and (name not in self._failed or time.monotonic() - self._failed[name][0] > ASK_AGAIN)
+        ]
+
+    async def _refresh(self, names: list[str]) -> None:
+        """Ask services for their agents. Who comes while somebody asks waits for that answer, a failure too."""
+        came = time.monotonic()
         async with self._refreshing:
-            while self._stale:
-                name = self._stale.pop()
-                service = self._services.get(name)
-                if service is None:
+            for name in names:
+                service = self._services[name]
+                if name in self._failed and self._failed[name][0] >= came:
                     continue
-                try:
-                    agents = await service.list_agents(deadline=10.0)
-                except grpc.aio.AioRpcError as error:
-                    self._stale.add(name)
-                    raise ServiceError(
-                        f"the agent service '{name}' does not list its agents: {error.code().name}: {error.details()}",
-                        service=name,
-                        address=service.target,
-                        hint="%unload_ext flyteagent_nb and %load_ext flyteagent_nb start the kernel's own service anew",
-                    ) from error
-                listing = {}
-                for agent in agents:
-                    found = Resolved(service, agent.name, agent.is_sync)
-                    for category in agent.supported_task_categories:
-                        listing[category.name, category.version] = found
-                    if not agent.supported_task_categories:  # a service older than task categories
-                        for task_type in agent.supported_task_types:
-                            listing[task_type, 0] = found
-                self._listings[name] = listing
+                while self._asked.get(name) != (change := self._changed[name]):
+                    try:
+                        agents = await service.list_agents(deadline=LIST_DEADLINE)
+                    except grpc.aio.AioRpcError as error:
+                        self._failed[name] = time.monotonic(), error
+                        break
+                    self._failed.pop(name, None)
+                    self._listings[name] = _listing(service, agents)
+                    self._asked[name] = change
 
     def _not_found(self, task_type: str, version: int, service: str | None) -> TaskTypeNotFoundError:
         listings = [self._listings.get(service, {})] if service else list(self._listings.values())
@@ -137,3 +169,15 @@ class Router:
             hint=(f"did you mean {near}? " if near else "")
             + "%agent types lists what there is; install the plug-in that has the agent, or register one in a cell",
         )
+
+
+def _listing(service: AgentService, agents: Iterable[Agent]) -> dict[tuple[str, int], Resolved]:
+    listing = {}
+    for agent in agents:
+        found = Resolved(service, agent.name, agent.is_sync)
+        for category in agent.supported_task_categories:
+            listing[category.name, category.version] = found
+        if not agent.supported_task_categories:  # a service older than task categories
+            for task_type in agent.supported_task_types:
+                listing[task_type, 0] = found
+    return listing
