@@ -303,6 +303,11 @@ class Workspace:
         buffer = self._store.get(run_id) if self._store is not None else None
         return [] if buffer is None else buffer.lines()
 
+    def captured_tail(self, run_id: str, lines: int) -> list[str]:
+        """The newest lines of :meth:`captured`."""
+        buffer = self._store.get(run_id) if self._store is not None else None
+        return [] if buffer is None else buffer.tail(lines)
+
     def captured_since(self, run_id: str, position: int) -> tuple[list[str], int]:
         """The lines since ``position``, and the next position."""
         buffer = self._store.get(run_id) if self._store is not None else None

@@ -572,7 +572,10 @@ def test_a_connector_that_flytekit_does_not_find_from_inside(serve):
     async def test(s):
         for client in (s.ours, s.theirs):
             assert (await client.get("scripted")).code is grpc.StatusCode.NOT_FOUND
-        assert "other_v0" in (await s.ours.get("scripted")).details
+        lines = (await s.ours.get("scripted")).details.splitlines()
+        assert "other_v0" in lines[0]
+        assert [line for line in lines if ":" in line and "base_connector.py" in line] == []
+        assert lines[-1].endswith(" in get")
 
     serve(test, Delegating())
 
@@ -999,9 +1002,21 @@ def test_flytekit_s_counters_are_kept(serve):
     serve(test, ScriptedAgent(), DoAgent())
 
 
-def test_inputs_and_outputs_of_ten_thousand_elements(serve):
+def test_inputs_of_ten_thousand_elements_are_converted_off_the_loop(serve, monkeypatch):
+    threads = []
+    convert = LiteralMap.from_flyte_idl.__func__
+
+    def recorded(cls, message):
+        threads.append(threading.get_ident())
+        return convert(cls, message)
+
+    monkeypatch.setattr(LiteralMap, "from_flyte_idl", classmethod(recorded))
+
     async def test(s):
         answer = await s.ours.do(template("echo"), inputs=integers(10_000))
         assert answer.message.header.resource.outputs == integers(10_000)
+        assert threading.get_ident() not in threads
+        await s.ours.do(template("echo"), inputs=integers(10))
+        assert threading.get_ident() == threads[-1]
 
     serve(test, EchoAgent())

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb import __version__
 from flyteagent_nb.errors import FlyteAgentNBError, TaskStopped
 from flyteagent_nb.loop import prepare_fork
-from flyteagent_nb.notebook import grammar, render
+from flyteagent_nb.notebook import grammar
 from flyteagent_nb.notebook.completion import complete
 from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
+from flyteagent_nb.notebook.page import Page
+from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.workspace import get_workspace
 
@@ -32,14 +34,16 @@ class Extension:
     def __init__(self, shell: Any, workspace: Workspace) -> None:
         self._shell = shell
         self._workspace = workspace
-        self._local = LocalExecution(workspace)
+        self._page = Page(shell)
+        self._showing = Showing(workspace, self._page)
+        self._local = LocalExecution(workspace, self._showing)
         self._put_back: list[Callable[[], object]] = []
 
     def load(self) -> None:
         """Put every hook in, and open the workspace in the background."""
         shell = self._shell
         fork_safe = prepare_fork()
-        magics = AgentMagics(shell, self._workspace)
+        magics = AgentMagics(shell, self._workspace, self._showing)
         AgentMagics.agent_task.__doc__ = grammar.help_text("agent_task")
         AgentMagics.agent.__doc__ = grammar.help_text("agent")
         shell.register_magics(magics)
@@ -102,15 +106,13 @@ class Extension:
         self._put_back.append(put_back)
 
     def _show_runs(self) -> None:
-        formatters = self._shell.display_formatter.formatters
-        formatters["text/html"].for_type(Run, lambda run: render.run_html(run.snapshot))
-        formatters["text/plain"].for_type(Run, lambda run, printer, cycle: printer.text(render.run_text(run.snapshot)))
-
-        def put_back() -> None:
-            for kind in ("text/html", "text/plain"):
-                formatters[kind].pop(Run, None)
-
-        self._put_back.append(put_back)
+        """Let a run that is displayed show itself, and follow it while it goes on."""
+        formatter = self._shell.display_formatter.ipython_display_formatter
+        formatter.for_type(Run, self._showing.show)
+        self._put_back.append(lambda: formatter.pop(Run, None))
+        self._shell.events.register("pre_run_cell", self._page.before_cell)
+        self._put_back.append(lambda: self._shell.events.unregister("pre_run_cell", self._page.before_cell))
+        self._put_back.append(self._page.close)
 
     def _complete(self) -> None:
         from IPython.core.completer import SimpleCompletion, context_matcher
@@ -157,6 +159,7 @@ class Extension:
 
     def _after_cell(self, result: Any) -> None:
         """Say what came up meanwhile, where a person looks, and from the main thread."""
+        self._page.after_cell()
         error = result.error_in_exec
         if isinstance(error, RuntimeError) and not isinstance(error, FlyteAgentNBError) and "event loop" in str(error):
             self._workspace.notice(

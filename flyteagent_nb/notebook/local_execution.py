@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flytekit.core.context_manager import FlyteContext
     from flytekit.models.literals import LiteralMap
 
+    from flyteagent_nb.notebook.showing import Showing
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
 
@@ -25,20 +26,24 @@ if TYPE_CHECKING:
 class LocalExecution:
     """flytekit's local execution, led to the runner while it is installed."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, showing: Showing) -> None:
         self._workspace = workspace
+        self._showing = showing
         self._put_back: list[Callable[[], object]] = []
 
     def install(self) -> None:
         """Take over; call it once flytekit has been imported. Idempotent."""
         if self._put_back:
             return
+        from flytekit import FlyteContextManager
         from flytekit.core.array_node_map_task import ArrayNodeMapTask
         from flytekit.core.base_task import Task
+        from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
+        showing, workflow_call = self._showing, WorkflowBase.__call__
         sandbox_execute = Task.sandbox_execute
         raw_execute = ArrayNodeMapTask._raw_execute
 
@@ -55,7 +60,14 @@ class LocalExecution:
         def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
             return run_values(task, kwargs)
 
+        def call(workflow: WorkflowBase, *args: Any, **kwargs: Any) -> Any:
+            if FlyteContextManager.current_context().compilation_state is not None:
+                return workflow_call(workflow, *args, **kwargs)
+            with showing.group(workflow.name):
+                return workflow_call(workflow, *args, **kwargs)
+
         self._patch(Task, "sandbox_execute", run_or_pass)
+        self._patch(WorkflowBase, "__call__", call)
         self._patch(ArrayNodeMapTask, "_raw_execute", map_over)
         # Reached only by code that calls `task.execute(...)` itself.
         self._patch(AsyncConnectorExecutorMixin, "execute", execute)
@@ -86,16 +98,18 @@ class LocalExecution:
 
     def _run_literals(self, task: PythonTask[Any], context: FlyteContext, inputs: LiteralMap) -> LiteralMap:
         self._workspace.wait()
-        with stop_guard(self._workspace.config.stop_grace) as guard:
+        with self._showing.wait() as wait, stop_guard(self._workspace.config.stop_grace, wait) as guard:
             run = self._workspace.submit_literals(task, inputs, context)
+            self._showing.started(run)
             guard.wait([run])
         literals: LiteralMap = run.result()
         return literals
 
     def _run_values(self, task: PythonTask[Any], inputs: dict[str, Any]) -> Any:
         self._workspace.wait()
-        with stop_guard(self._workspace.config.stop_grace) as guard:
+        with self._showing.wait() as wait, stop_guard(self._workspace.config.stop_grace, wait) as guard:
             run = self._workspace.submit(task, inputs)
+            self._showing.started(run)
             guard.wait([run])
         return run.result()
 
@@ -110,7 +124,11 @@ class LocalExecution:
         at_once = mapped.concurrency or count or 1
         runs: list[Run] = []
         self._workspace.wait()
-        with stop_guard(self._workspace.config.stop_grace) as guard:
+        with (
+            self._showing.group(mapped.name),
+            self._showing.wait() as wait,
+            stop_guard(self._workspace.config.stop_grace, wait) as guard,
+        ):
             for start in range(0, count, at_once):
                 batch = [
                     self._workspace.submit(
@@ -118,6 +136,8 @@ class LocalExecution:
                     )
                     for i in range(start, min(start + at_once, count))
                 ]
+                for run in batch:
+                    self._showing.started(run)
                 guard.wait(batch)
                 runs += batch
         failed = [run for run in runs if run.error is not None]

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
-from IPython.display import display
 
 from flyteagent_nb.errors import ArgumentError, CellError, TaskStopped, TaskTypeNotFoundError, WaitTimeoutError, closest
 from flyteagent_nb.notebook import arguments as grammar
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyteagent_nb.notebook.arguments import AgentArguments, AgentTaskArguments, SubmitArguments
+    from flyteagent_nb.notebook.showing import Showing
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
 
@@ -33,9 +33,10 @@ class AgentMagics(Magics):
 
     shell: Any
 
-    def __init__(self, shell: Any, workspace: Workspace) -> None:
+    def __init__(self, shell: Any, workspace: Workspace, showing: Showing) -> None:
         super().__init__(shell)
         self._workspace = workspace
+        self._showing = showing
 
     @no_var_expand
     @line_cell_magic
@@ -102,7 +103,7 @@ class AgentMagics(Magics):
         task = grammar.variable(arguments.task, namespace)
         if not isinstance(task, PythonTask):
             tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
-            near = closest(arguments.task, tasks)
+            near = None if callable(task) else closest(arguments.task, tasks)
             raise ArgumentError(
                 f"{arguments.task} is not a task but a {type(task).__name__}",
                 suggestion=near,
@@ -184,13 +185,16 @@ class AgentMagics(Magics):
             run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
             self._bind(arguments.run_name, run)
             return run
-        with stop_guard(workspace.config.stop_grace) as guard:
+        with (
+            self._showing.wait(quiet=arguments.quiet, preview=bool(arguments.outputs)) as wait,
+            stop_guard(workspace.config.stop_grace, wait) as guard,
+        ):
             run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
             self._bind(arguments.run_name, run)
             guard.wait([run])
         value = run.result()
         if not arguments.quiet:
-            display(run)  # type: ignore[no-untyped-call]
+            wait.show([run])
         names = arguments.outputs
         if not names:
             return value

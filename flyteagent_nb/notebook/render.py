@@ -6,11 +6,9 @@ The HTML must read on white and on black, in an untrusted notebook (JupyterLab's
 
 from __future__ import annotations
 
-import datetime
 import html
 import textwrap
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -19,23 +17,47 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.run import RunSnapshot
 
 # Each has about 4.5:1 on white and 4:1 on JupyterLab's black.
-_BLUE, _GREEN, _RED, _ORANGE, _GREY = "#1f7fd0", "#2c8c3c", "#d8453c", "#b3690a", "#7a7a7a"
+BLUE, GREEN, RED, ORANGE, GREY = "#1f7fd0", "#2c8c3c", "#d8453c", "#b3690a", "#7a7a7a"
 
-PHASES: dict[str, tuple[str, str, str]] = {
-    "QUEUED": ("○", "Queued", _ORANGE),
-    "WAITING_FOR_RESOURCES": ("○", "Waiting", _ORANGE),
-    "INITIALIZING": ("◔", "Initializing", _ORANGE),
-    "RUNNING": ("▶", "Running", _BLUE),
-    "SUCCEEDED": ("✓", "Succeeded", _GREEN),
-    "FAILED": ("✗", "Failed", _RED),
-    "RETRYABLE_FAILED": ("✗", "Failed", _RED),
-    "ABORTED": ("■", "Aborted", _RED),
-    "UNDEFINED": ("?", "Undefined", _GREY),
+
+class Look(NamedTuple):
+    """How a phase is told: by a word and a shape, not by colour alone.
+
+    Attributes:
+        sign: one character.
+        word: for people.
+        colour: plain, of middle lightness.
+        kind: what the page's own style calls it: ``fa-{kind}`` for text, ``fa-bg-{kind}`` for surfaces.
+    """
+
+    sign: str
+    word: str
+    colour: str
+    kind: str
+
+
+PHASES: dict[str, Look] = {
+    "QUEUED": Look("○", "Queued", GREY, "soft"),
+    "WAITING_FOR_RESOURCES": Look("○", "Waiting", ORANGE, "wait"),
+    "INITIALIZING": Look("◔", "Initializing", ORANGE, "wait"),
+    "RUNNING": Look("▶", "Running", BLUE, "run"),
+    "SUCCEEDED": Look("✓", "Succeeded", GREEN, "ok"),
+    "FAILED": Look("✗", "Failed", RED, "bad"),
+    "RETRYABLE_FAILED": Look("✗", "Failed", RED, "bad"),
+    "ABORTED": Look("■", "Aborted", RED, "bad"),
 }
-"""Sign, word and colour of each phase: told by a word and a shape, not by colour alone."""
+"""The phases of Flyte."""
 
-_FRAME = f"border:1px solid {_GREY};border-radius:6px;padding:8px 12px;max-width:760px;font-size:13px"
-_MONO = f"font-family:monospace;font-size:12px;color:{_GREY}"
+_STOPPING = Look("■", "Stopping", ORANGE, "wait")
+
+
+def look_of(phase: str) -> Look:
+    """How a phase is told, an unknown one too."""
+    return PHASES.get(phase) or Look("?", phase.replace("_", " ").capitalize(), GREY, "soft")
+
+
+FRAME = f"border:1px solid {GREY};border-radius:6px;padding:8px 12px;max-width:760px;font-size:13px"
+MONO = f"font-family:monospace;font-size:12px;color:{GREY}"
 _FIXED = ";font-family:monospace;font-size:12px"
 _CELL = "text-align:left;padding:3px 14px 3px 0;vertical-align:top;border:0"
 
@@ -64,12 +86,9 @@ def ago(at: float, now: float) -> str:
     return f"{passed:.0f} s ago"
 
 
-def phase_word(snapshot: RunSnapshot) -> tuple[str, str, str]:
-    """Sign, word and colour of a run's phase, the cancel that is under way considered."""
-    sign, word, colour = PHASES.get(snapshot.phase, ("?", snapshot.phase.capitalize(), _GREY))
-    if snapshot.stopping and not snapshot.done:
-        return "■", "Stopping", _ORANGE
-    return sign, word, colour
+def look(snapshot: RunSnapshot) -> Look:
+    """How a run's phase is told, the cancel that is under way considered."""
+    return _STOPPING if snapshot.stopping and not snapshot.done else look_of(snapshot.phase)
 
 
 def escape(text: object) -> str:
@@ -93,115 +112,6 @@ def span(text: str, style: str) -> str:
     return f'<span style="{style}">{escape(text)}</span>'
 
 
-# --- a run ---
-
-
-def run_text(s: RunSnapshot) -> str:
-    """A run in one or a few lines."""
-    sign, word, _ = phase_word(s)
-    parts = [f"{sign} {word}", s.name, f"({s.task_type})", seconds(s.elapsed)]
-    if s.attempts > 1:
-        parts.append(f"try {s.attempt} of {s.attempts}")
-    lines = ["  ".join((*parts, f"run {s.id}"))]
-    if s.message and (s.phase != "SUCCEEDED" or not s.done):
-        lines.append(f"  {_clip(s.message, 300)}")
-    lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
-    lines += [f"  note: {note}" for note in s.notes]
-    return "\n".join(lines)
-
-
-def run_html(s: RunSnapshot) -> str:
-    """A run as a small framed block."""
-    sign, word, colour = phase_word(s)
-    head = (
-        f"<b>{escape(s.name)}</b> {span(s.task_type, _MONO)} "
-        f"{span(f'{sign} {word}', f'color:{colour};font-weight:600')} {span(seconds(s.elapsed), f'color:{_GREY}')}"
-    )
-    tail = [span(f"try {s.attempt} of {s.attempts}", _MONO)] if s.attempts > 1 else []
-    tail += [link(name, uri) for name, uri in s.log_links]
-    tail.append(span(s.id, _MONO))
-    lines = [
-        f'<div style="display:flex;gap:12px;flex-wrap:wrap"><span style="flex:1">{head}</span><span>{" &nbsp; ".join(tail)}</span></div>',
-        _bar(s),
-    ]
-    if s.message and (s.phase != "SUCCEEDED" or not s.done):
-        lines.append(f"<div>{escape(_clip(s.message, 300))}</div>")
-    lines += [f'<div style="color:{_ORANGE}">{escape(note)}</div>' for note in s.notes]
-    return f'<div style="{_FRAME}">{"".join(lines)}</div>'
-
-
-def _bar(s: RunSnapshot) -> str:
-    """The phases so far as one bar, each as long as it took."""
-    end = s.ended if s.ended is not None else s.phases[-1].at
-    whole = end - s.submitted
-    if whole <= 0 or len(s.phases) < 2:
-        return ""
-    pieces = []
-    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
-        share = ((after.at if after is not None else end) - change.at) / whole * 100
-        # What ran well is green in the end, what failed red.
-        colour = PHASES.get(s.phase if s.done and change.phase == "RUNNING" else change.phase, ("", "", _GREY))[2]
-        if share >= 0.5:
-            title = f"{PHASES.get(change.phase, ('', change.phase, ''))[1]}"
-            pieces.append(f'<span title="{escape(title)}" style="width:{share:.1f}%;background-color:{colour}"></span>')
-    if not pieces:
-        return ""
-    return (
-        f'<div style="display:flex;height:4px;margin:6px 0;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'
-    )
-
-
-def phases_text(s: RunSnapshot) -> str:
-    """The phases with how long each took: ``queued 1.0 s, running 76 s``."""
-    if not s.phases:
-        return ""
-    end = s.ended if s.ended is not None else time.time()
-    told = []
-    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
-        if after is None and s.done:
-            break
-        word = PHASES.get(change.phase, ("", change.phase, ""))[1].lower()
-        told.append(f"{word} {seconds((after.at if after else end) - change.at)}")
-    return ", ".join(told)
-
-
-def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) -> list[tuple[str, str]]:
-    """All that is known of a run, as (label, text) pairs."""
-    when = datetime.datetime.fromtimestamp(s.submitted).strftime("%Y-%m-%d %H:%M:%S")
-    rows = [
-        ("run", s.id),
-        ("task", f"{s.name} ({s.task_type}{f' version {s.version}' if s.version else ''})"),
-        ("agent", f"{s.agent} on service {s.service}, {'sync' if s.is_sync else 'async'}" if s.service else ""),
-        ("phase", " ".join(phase_word(s)[:2])),
-        ("submitted", when),
-        (
-            "took" if s.done else "so far",
-            f"{seconds(s.elapsed)} ({phases_text(s)})" if phases_text(s) else seconds(s.elapsed),
-        ),
-        ("attempt", f"{s.attempt} of {s.attempts}" if s.attempts > 1 else ""),
-        ("message", s.message),
-        ("error code", s.error_code),
-        ("error", str(s.error) if s.error is not None else ""),
-        *((f"log {name}", uri) for name, uri in s.log_links),
-        ("custom info", _mapping(s.custom_info) if s.custom_info else ""),
-        *(("note", note) for note in s.notes),
-    ]
-    for record in attempts:
-        meta = record.resource_meta
-        job = "" if meta is None else f", resource meta {meta.decode('utf-8', 'backslashreplace')}"
-        told = f"{record.outcome.lower()} on {record.service}{job}, outputs in {record.output_prefix}"
-        rows.append((f"attempt {record.number}", told))
-    if captured:
-        shown = captured[-10:]
-        before = f"[{len(captured) - 10} lines before: %agent logs {s.id}]\n" if len(captured) > 10 else ""
-        rows.append(("output", before + "\n".join(line if len(line) <= 200 else line[:199] + "…" for line in shown)))
-    return [(label, text) for label, text in rows if text]
-
-
-def _mapping(value: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {item}" for key, item in value.items())
-
-
 # --- tables and lists ---
 
 
@@ -214,12 +124,12 @@ def pairs_text(rows: Sequence[tuple[str, str]]) -> str:
 def pairs_html(rows: Sequence[tuple[str, str]]) -> str:
     """Label and text, as a table without rules."""
     cells = "".join(
-        f'<tr><th style="{_CELL};color:{_GREY};font-weight:600">{escape(label)}</th>'
+        f'<tr><th style="{_CELL};color:{GREY};font-weight:600">{escape(label)}</th>'
         f'<td style="{_CELL};white-space:pre-wrap;overflow-wrap:anywhere{_FIXED if label == "output" else ""}">'
         f"{_text_or_link(label, text)}</td></tr>"
         for label, text in rows
     )
-    return f'<div style="{_FRAME}"><table style="font-size:13px">{cells}</table></div>'
+    return f'<div style="{FRAME}"><table style="font-size:13px">{cells}</table></div>'
 
 
 def _text_or_link(label: str, text: str) -> str:
@@ -243,8 +153,8 @@ def table_html(
     """A table; ``colours`` gives the colour of a cell by row and column."""
     cells = list(rows)
     if not cells:
-        return f'<div style="color:{_GREY}">{escape(empty)}</div>'
-    head = "".join(f'<th style="{_CELL};color:{_GREY};font-weight:600">{escape(c)}</th>' for c in columns)
+        return f'<div style="color:{GREY}">{escape(empty)}</div>'
+    head = "".join(f'<th style="{_CELL};color:{GREY};font-weight:600">{escape(c)}</th>' for c in columns)
     body = []
     for i, row in enumerate(cells):
         colour = colours[i] if i < len(colours) else {}
@@ -259,19 +169,10 @@ def table_html(
     return f'<table style="font-size:13px"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
-RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
-
-
-def run_row(s: RunSnapshot, now: float) -> tuple[str, ...]:
-    """A run as a row under RUN_COLUMNS."""
-    message = s.error.message if s.error is not None else s.message
-    phase = " ".join(phase_word(s)[:2]) + (f" (try {s.attempt} of {s.attempts})" if s.attempts > 1 else "")
-    return (s.id, s.name, s.task_type, phase, seconds(s.elapsed), ago(s.submitted, now), _clip(message, 80))
-
-
 TYPE_COLUMNS = ("task type", "version", "kind", "agent", "package")
 
 
-def _clip(text: str, width: int) -> str:
+def clip(text: str, width: int) -> str:
+    """``text`` in one line of at most ``width`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.notebook import render
+from flyteagent_nb.notebook import render, run_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,15 +59,17 @@ class RunList(list["Run"], View):
     def text(self) -> str:
         """The table."""
         now = time.time()
-        return render.table_text(render.RUN_COLUMNS, [render.run_row(run.snapshot, now) for run in self], "no runs yet")
+        return render.table_text(
+            run_views.RUN_COLUMNS, [run_views.run_row(run.snapshot, now) for run in self], "no runs yet"
+        )
 
     def html(self) -> str:
         """The table."""
         now = time.time()
         snapshots = [run.snapshot for run in self]
-        rows = [render.run_row(s, now) for s in snapshots]
+        rows = [run_views.run_row(s, now) for s in snapshots]
         return render.table_html(
-            render.RUN_COLUMNS, rows, "no runs yet", [{3: render.phase_word(s)[2]} for s in snapshots]
+            run_views.RUN_COLUMNS, rows, "no runs yet", [{3: render.look(s).colour} for s in snapshots]
         )
 
     __repr__ = View.__repr__
@@ -190,4 +192,4 @@ class DryRun(View):
 
 def run_details(workspace: Workspace, run: Run) -> Pairs:
     """All that is known of a run."""
-    return Pairs(render.details(run.snapshot, workspace.runner.attempts(run), workspace.captured(run.id)))
+    return Pairs(run_views.details(run.snapshot, workspace.runner.attempts(run), workspace.captured(run.id)))

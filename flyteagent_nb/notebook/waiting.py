@@ -16,15 +16,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import TaskStopped
+from flyteagent_nb.loop import get_loop_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
     from flyteagent_nb.running.run import Run
 
 LOOK = 0.5
-"""Seconds between two looks at whether the loop still answers."""
+"""Seconds between two looks at the runs where nothing else has to be done meanwhile."""
+
+BEAT = 0.05
+"""Seconds between two beats of a cell that waits: clicks on the page are looked for as often."""
 
 SPREAD = 0.2
 """Seconds that a cell has to end by itself after a stop in one of its tasks, with that task's error."""
@@ -44,8 +48,9 @@ class StopGuard:
         stops: how often the stop button was pressed.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, beat: Callable[[Sequence[Run]], object] | None = None) -> None:
         self.stops = 0
+        self._beat = beat
         self._grace = grace
         # Not an Event: its lock is not re-entrant, and a signal's handler may run while this very thread holds it.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -67,7 +72,9 @@ class StopGuard:
         while not all(run.done for run in runs):
             if self.stops:
                 self._stop(runs)
-            self._pause(LOOK)
+            self._pause(LOOK if self._beat is None else BEAT)
+            if self._beat is not None:
+                self._beat(runs)
         if self.stops:
             self._stop(runs)
 
@@ -113,13 +120,20 @@ class StopGuard:
 
 
 @contextlib.contextmanager
-def stop_guard(grace: float) -> Iterator[StopGuard]:
+def stop_guard(grace: float, beat: Callable[[Sequence[Run]], object] | None = None) -> Iterator[StopGuard]:
     """A guard around start and wait. On another thread than the main one signals do not arrive, and it only waits.
 
     Args:
         grace: seconds that a stop waits for the runs to end.
+        beat: called some times a second with the runs that are waited for, on the main thread only.
+
+    Raises:
+        WrongThreadError: inside an agent's ``async def``, on the thread that would have to do the work.
     """
-    guard = StopGuard(grace)
+    get_loop_thread().check_may_block()
+    if threading.current_thread() is not threading.main_thread():
+        beat = None
+    guard = StopGuard(grace, beat)
     if threading.current_thread() is not threading.main_thread():
         yield guard
         return

@@ -12,6 +12,7 @@ import datetime
 import dis
 import functools
 import sys
+import typing
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,10 +23,11 @@ from flytekit.configuration import FastSerializationSettings, ImageConfig, Seria
 from flytekit.core.context_manager import flyte_context_Var
 from flytekit.core.python_auto_container import PICKLE_FILE_PATH, default_notebook_task_resolver
 from flytekit.core.python_function_task import PythonFunctionTask
-from flytekit.core.type_engine import TypeEngine
+from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlying_type
 from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
+from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, closest
 
@@ -167,7 +169,7 @@ def template_of(
             task=task.name,
             hint="`--code kernel` for an agent that imports it from this kernel, `--code pickle` to ship it pickled with the inputs, "
             "`--code image` if the container image has it (for plain calls: %config FlyteAgentNB.code = 'pickle'); or write it into "
-            "a module, or leave its body `...` where the agent needs only the configuration",
+            "a module, or leave its body empty where the agent needs only the configuration (`...`; a bare `return` where it has outputs)",
         )
     if code != "pickle":
         return _serialize(task, settings)
@@ -209,7 +211,7 @@ def _convert_outputs(
             )
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
             raise OutputError(
-                f"output '{name}' of task '{task.name}' does not become a {_type_name(python_type)}: {_first_line(error)}",
+                f"output '{name}' of task '{task.name}' does not become {_a(_type_name(python_type))}: {_first_line(error)}",
                 task=task.name,
                 name=name,
                 hint="the agent's value and the task's interface disagree: change one of them",
@@ -275,16 +277,19 @@ def _convert_inputs(task: PythonTask[Any], context: FlyteContext, values: Mappin
     types = task.python_interface.inputs
     for name, value in values.items():
         try:
-            made = TypeEngine.dict_to_literal_map(context, {name: value}, {name: types[name]})
+            # Not TypeEngine.to_literal, which pickles each value as a key of its cache, nor dict_to_literal_map, which loses the reason.
+            made = loop_manager.run_sync(
+                TypeEngine.async_to_literal, context, value, types[name], TypeEngine.to_literal_type(types[name])
+            )
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
             raise _wrong_input(task, name, value, types[name], error) from error
-        literals.literals[name].CopyFrom(made.literals[name].to_flyte_idl())
+        literals.literals[name].CopyFrom(made.to_flyte_idl())
     return literals
 
 
 def _wrong_input(task: PythonTask[Any], name: str, value: Any, python_type: Any, error: Exception) -> InputError:
     return InputError(
-        f"input '{name}' of task '{task.name}' takes a {_type_name(python_type)}, not {_shown(value)}",
+        f"input '{name}' of task '{task.name}' takes {_a(_type_name(python_type))}, not {_shown(value)}",
         task=task.name,
         name=name,
         hint=_first_line(error),
@@ -307,15 +312,16 @@ def _needs_code(task: PythonFunctionTask[Any]) -> bool:
     function = task.task_function
     if getattr(function, "__module__", None) != "__main__":
         return False
-    # `...`, `pass` and a docstring leave a code object that does nothing but return None.
+    # `...`, `pass`, a docstring and a bare `return` leave a code object that does nothing but return None.
     return any(
-        i.opname not in _EMPTY_BODY or (i.opname in _CONSTANT and i.argval is not None)
+        i.opname not in _EMPTY_BODY or (i.opname in _CONSTANT and i.argval not in (None, ...))
         for i in dis.get_instructions(function)
     )
 
 
 _CONSTANT = frozenset({"LOAD_CONST", "RETURN_CONST"})
-_EMPTY_BODY = _CONSTANT | {"RESUME", "NOP", "RETURN_VALUE", "RETURN_GENERATOR", "CACHE"}
+_COROUTINE = frozenset({"RETURN_GENERATOR", "GEN_START", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"})
+_EMPTY_BODY = _CONSTANT | _COROUTINE | {"RESUME", "NOP", "RETURN_VALUE", "CACHE"}
 
 
 def _pickle(task: PythonFunctionTask[Any], folder: Path) -> Path:
@@ -341,15 +347,24 @@ def _signature(task: PythonTask[Any]) -> str:
 
 
 def _takes_none(python_type: Any) -> bool:
-    return type(None) in getattr(python_type, "__args__", ())
+    return bool(UnionTransformer.is_optional_type(get_underlying_type(python_type)))
 
 
 def _type_name(python_type: Any) -> str:
-    return python_type.__name__ if type(python_type) is type else str(python_type).replace("typing.", "")
+    if isinstance(python_type, type) and not typing.get_args(python_type):
+        return python_type.__name__
+    return str(python_type).replace("typing.", "")
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # the value's own class and its mistake; its type is still worth showing
+        return type(value).__name__
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

@@ -62,6 +62,17 @@ class OutputBuffer:
             partial = [state for line in self._partial.values() if (state := line.state())]
             return [*self._since(0), *partial]
 
+    def tail(self, n: int) -> list[str]:
+        """The newest ``n`` lines, an unfinished one too."""
+        with self._lock:
+            self._fold()
+            newest = [state for line in self._partial.values() if (state := line.state())]
+            for lines in (self._tail, self._head):
+                missing = n - len(newest)
+                if missing > 0:
+                    newest = [*islice(lines, max(0, len(lines) - missing), None), *newest]
+            return newest[-n:]
+
     def since(self, n: int) -> tuple[list[str], int]:
         """The finished lines from number ``n`` on, and the number to go on with; begin with 0."""
         with self._lock:

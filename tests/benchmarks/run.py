@@ -99,10 +99,12 @@ def overhead(workspace: Any, agents: Any) -> None:
 
     from flyteagent_nb import submit
     from flyteagent_nb.notebook.local_execution import LocalExecution
+    from flyteagent_nb.notebook.page import Page
+    from flyteagent_nb.notebook.showing import Showing
 
     bidi, create, get = bare(workspace, agents)
     sync, asynchronous = agents.sync_task(), agents.async_task()
-    local = LocalExecution(workspace)
+    local = LocalExecution(workspace, Showing(workspace, Page(None)))
 
     def plain(ours: bool, task: Any, calls: int) -> float:
         if ours:

@@ -35,7 +35,7 @@ from scripted_tasks import Agents, scripted_task, until
 agents = Agents()
 for each in (agents.scripted, agents.plain, agents.do, agents.plain_do, agents.echo, agents.noop):
     ConnectorRegistry.register(each)
-agent = agents.scripted
+scripted = agents.scripted
 """
 """A cell: the agents of ``scripted.py``, registered, and the tasks that script them."""
 

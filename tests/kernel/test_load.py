@@ -27,6 +27,9 @@ from flytekit.extend.backend.base_connector import (
     AsyncConnectorExecutorMixin, ConnectorRegistry, SyncConnectorExecutorMixin
 )
 
+def stream(it):
+    return it, type(it), it.write.__qualname__, sorted(vars(it))  # IPython gives it a new write for each cell
+
 def hooks():
     '''Every place where a hook could be, and what is there.'''
     ip = get_ipython()
@@ -43,8 +46,8 @@ def hooks():
         "transformers": list(ip.input_transformers_cleanup),
         "configurables": list(ip.configurables),
         "system": ip.__dict__.get("system"),
-        "stdout": (sys.stdout, type(sys.stdout), sys.stdout.write, sorted(vars(sys.stdout))),
-        "stderr": (sys.stderr, type(sys.stderr), sys.stderr.write, sorted(vars(sys.stderr))),
+        "stdout": stream(sys.stdout),
+        "stderr": stream(sys.stderr),
         "logging": logging.Logger.callHandlers,
         "import": (builtins.__import__, list(sys.meta_path), importlib.metadata.EntryPoints.select),
         "register": ConnectorRegistry.__dict__["register"],
@@ -112,6 +115,7 @@ def test_loading_twice_says_so_and_changes_nothing(kernel: Kernel) -> None:
 def test_unloading_puts_everything_back_and_loading_works_again(new_kernel: NewKernel) -> None:
     kernel = new_kernel(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
     kernel.ok(HOOKS)  # flytekit is imported first here
+    kernel.ok("%reload_ext storemagic")  # IPython loads the magics for extensions with the first of them
     kernel.ok("def mine(shell, kind, error, tb, tb_offset=None):\n    print('mine:', error)")
     kernel.ok("get_ipython().set_custom_exc((ZeroDivisionError,), mine)\nclean = hooks()")
     kernel.ok(WEBHOOK)
@@ -136,9 +140,9 @@ def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel:
     kernel = new_kernel()
     kernel.ok(LOAD)
     kernel.ok(SCRIPTED)
-    kernel.ok("import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: agent.open_jobs)")
+    kernel.ok("import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: scripted.open_jobs)")
     assert "1 run was under way" in kernel.ok(UNLOAD).stdout
-    assert kernel.value("agent.open_jobs, agent.count('delete'), run.done") == "(['job-1'], 0, True)"
+    assert kernel.value("scripted.open_jobs, scripted.count('delete'), run.done") == "(['job-1'], 0, True)"
     assert "the job, if any, was left running" in kernel.value("str(run.error)")
     kernel.ok(LOAD)
     assert kernel.value("scripted_task('noop')()") == ""

@@ -1,0 +1,149 @@
+"""The blocks of runs: one run, and the runs of a workflow or a map task on one time axis."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.notebook import render, run_views
+from flyteagent_nb.notebook.page import Block
+from flyteagent_nb.notebook.previews import outputs_html, outputs_text
+
+if TYPE_CHECKING:
+    from flyteagent_nb.notebook.page import Page
+    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.workspace import Workspace
+
+LINES_SHOWN = 200
+"""Runs that a group shows one by one; the others are counted."""
+
+
+class RunBlock(Block):
+    """One run.
+
+    Args:
+        run: the run.
+        workspace: where its captured output and its attempts are.
+        page: the page it is shown on.
+        preview: whether its outputs are shown when it succeeded.
+        error: whether its error is shown when it failed; not where the cell shows it anyway.
+    """
+
+    def __init__(self, run: Run, workspace: Workspace, page: Page, *, preview: bool = True, error: bool = True) -> None:
+        super().__init__()
+        self._run = run
+        self._workspace = workspace
+        self._preview = preview
+        self._error = error
+        run.watch(lambda _: page.touch(self))
+
+    @property
+    def live(self) -> bool:
+        """Whether the run goes on."""
+        return not self._run.done
+
+    def text(self) -> str:
+        """The run in a few lines."""
+        text = run_views.run_text(self._run.snapshot)
+        outputs = self._run.outputs if self._preview else None
+        return f"{text}\n{outputs_text(outputs)}" if outputs else text
+
+    def html(self, kernel: str) -> str:
+        """The run as a framed block."""
+        run = self._run
+        s = run.snapshot
+        outputs = run.outputs if self._preview else None
+        return run_views.run_html(
+            s,
+            captured=[] if s.done else self._workspace.captured_tail(s.id, run_views.TAIL),
+            outputs=outputs_html(outputs) if outputs else "",
+            kernel=kernel,
+            block=self.id,
+            attach="" if s.done else self._attach(),
+            error=self._error,
+        )
+
+    def _attach(self) -> str:
+        """All that names the run and its job, for a later kernel."""
+        s = self._run.snapshot
+        named: dict[str, Any] = {
+            "run": s.id,
+            "task": s.name,
+            "task_type": s.task_type,
+            "version": s.version,
+            "service": s.service,
+        }
+        for record in self._workspace.runner.attempts(self._run)[-1:]:
+            named["output_prefix"] = record.output_prefix
+            if record.resource_meta is not None:
+                named["resource_meta"] = record.resource_meta.decode("utf-8", "backslashreplace")
+        return json.dumps(named)
+
+
+class GroupBlock(Block):
+    """The runs of one workflow or map task, as a list with their bars on one time axis.
+
+    Args:
+        name: the workflow's.
+        page: the page it is shown on.
+    """
+
+    def __init__(self, name: str, page: Page) -> None:
+        super().__init__()
+        self.name = name
+        self.runs: list[Run] = []
+        self._page = page
+        self._began = time.time()
+        self._ended: float | None = None
+
+    def add(self, run: Run) -> None:
+        """Another run of it."""
+        self.runs.append(run)
+        run.watch(lambda _: self._page.touch(self))
+        self._page.touch(self)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._ended = time.time()
+        self._page.touch(self)
+
+    @property
+    def live(self) -> bool:
+        """Whether the workflow goes on."""
+        return self._ended is None or not all(run.done for run in self.runs)
+
+    def text(self) -> str:
+        """A line a run."""
+        snapshots = [run.snapshot for run in self.runs]
+        now = time.time()
+        rows = [
+            (*render.look(s)[:2], s.name, s.task_type, render.seconds(s.elapsed), s.id) for s in snapshots[:LINES_SHOWN]
+        ]
+        told = "\n".join(
+            f"  {sign} {word:<12} {name}  ({kind})  {took}  run {run_id}"
+            for sign, word, name, kind, took, run_id in rows
+        )
+        return f"{self.name}: {self._summary()}, {render.seconds((self._ended or now) - self._began)}\n{told}"
+
+    def html(self, kernel: str) -> str:
+        """A row a run, the bars on one axis."""
+        now = time.time()
+        end = self._ended or now
+        return run_views.group_html(
+            self.name,
+            [run.snapshot for run in self.runs],
+            summary=self._summary(),
+            began=self._began,
+            end=end,
+            shown=LINES_SHOWN,
+            kernel=kernel,
+            block=self.id,
+        )
+
+    def _summary(self) -> str:
+        counts: dict[str, int] = {}
+        for run in self.runs:
+            word = render.look(run.snapshot).word.lower()
+            counts[word] = counts.get(word, 0) + 1
+        return ", ".join(f"{count} {word}" for word, count in counts.items()) or "no agent task yet"

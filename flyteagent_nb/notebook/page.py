@@ -1,0 +1,242 @@
+"""What is shown while it changes: blocks of HTML that are replaced on the page, and the one thread that replaces them.
+
+A block is text and HTML with a display id. Something changes: the block is touched, on whatever thread; the page's thread renders it,
+at most ten times a second, and sends it. A block that has come to its end is sent once more and is plain from then on.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import sys
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyteagent_nb.notebook.pump import Pump
+
+AT_MOST = 0.1
+"""Seconds between two updates of a block where a browser listens."""
+
+SELDOM = 1.0
+"""Seconds between two updates where none does: a terminal, papermill, a front end without our widget."""
+
+ENDED_KEPT = 500
+"""Blocks that have ended and that a page which is opened again can still have in full."""
+
+logger = logging.getLogger(__name__)
+
+
+class Block:
+    """Something on the page that changes.
+
+    Attributes:
+        id: its display id.
+        sent: when it was last sent, by the monotonic clock.
+        loaded: whether a page shows it from the file: displays do not reach it there.
+    """
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self.sent = 0.0
+        self.loaded = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still change."""
+        raise NotImplementedError
+
+    def text(self) -> str:
+        """For a terminal, and for whoever cannot show HTML."""
+        raise NotImplementedError
+
+    def html(self, kernel: str) -> str:
+        """For a page. ``kernel`` marks what acts on this kernel; empty where nothing could."""
+        raise NotImplementedError
+
+    def act(self, message: dict[str, Any]) -> None:
+        """Something was clicked in it, on the page's thread."""
+
+
+class Page:
+    """The blocks that are shown in one shell, and the thread that keeps them up to date."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._blocks: dict[str, Block] = {}
+        self._touched: set[str] = set()
+        self._commands: collections.deque[Callable[[], object]] = collections.deque()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._browser: Any = None
+        self._pump: Pump | None = None
+        self._acts: dict[str, Callable[[dict[str, Any]], object]] = {}
+        self._ended: collections.OrderedDict[str, Block] = collections.OrderedDict()
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether displays go anywhere that can replace them."""
+        return getattr(self._shell, "kernel", None) is not None
+
+    @property
+    def kernel(self) -> str:
+        """The mark of this kernel's HTML; empty before the widget is there."""
+        return self._browser.kernel if self._browser is not None else ""
+
+    # --- on the main thread ---
+
+    def show(self, block: Block) -> None:
+        """Show a block in the cell that runs now, and keep it up to date."""
+        if not self.in_kernel:  # a terminal prints, and cannot replace what it printed
+            self._publish(block, update=False)
+            return
+        self._connect()
+        self._blocks[block.id] = block
+        block.sent = time.monotonic()
+        self._publish(block, update=False)
+        if block.live:
+            self._start()
+            self.touch(block)
+        else:
+            del self._blocks[block.id]
+
+    def on(self, what: str, handler: Callable[[dict[str, Any]], object]) -> None:
+        """Let ``handler(message)`` answer what is clicked under that name in any block, on the page's thread."""
+        self._acts[what] = handler
+
+    def before_cell(self, *_: Any) -> None:
+        """A cell begins: from here on clicks must get past it."""
+        if self._pump is not None:
+            self._pump.hold()
+
+    def after_cell(self, *_: Any) -> None:
+        """A cell has ended."""
+        if self._pump is not None:
+            self._pump.release()
+
+    def beat(self) -> None:
+        """A cell that waits gives the page a moment, some times a second."""
+        if self._pump is not None:
+            self._pump.step()
+
+    def close(self) -> None:
+        """End the thread and the widget; what is shown stays as it is."""
+        self._closed = True
+        self._wake.set()
+        self.after_cell()
+        if self._thread is not None:
+            self._thread.join(timeout=2.0)
+        if self._browser is not None:
+            self._browser.close()
+        self._blocks.clear()
+
+    def _connect(self) -> None:
+        """Make the widget, once; without a front end that runs it nothing acts, and all is shown."""
+        if self._browser is not None or not self.in_kernel:
+            return
+        from flyteagent_nb.notebook.browser import Browser
+        from flyteagent_nb.notebook.pump import Pump
+
+        self._browser = Browser(self._acted)
+        if self._browser.comm is not None:
+            self._pump = Pump(self._shell.kernel, self._browser.comm.comm_id)
+            self._pump.hold()  # the cell that shows the first block is running
+
+    # --- any thread ---
+
+    def touch(self, block: Block) -> None:
+        """Something in the block has changed."""
+        self._touched.add(block.id)
+        self._wake.set()
+
+    def _acted(self, message: dict[str, Any]) -> None:
+        self._commands.append(lambda: self._act(message))
+        self._start()
+        self._wake.set()
+
+    # --- the page's thread ---
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._main, name="flyteagent_nb-page", daemon=True)
+            self._thread.start()
+
+    def _main(self) -> None:
+        pause: float | None = None
+        while not self._closed:
+            self._wake.wait(pause)
+            self._wake.clear()
+            while self._commands:
+                self._guarded(self._commands.popleft())
+            pause = self._update()
+
+    def _update(self) -> float | None:
+        """Send what has changed and may be sent; the seconds until something else may."""
+        browser = self._browser is not None and self._browser.ready
+        interval = AT_MOST if browser else SELDOM
+        pause: float | None = None
+        for block_id in tuple(self._touched):
+            block = self._blocks.get(block_id)
+            if block is None:
+                self._touched.discard(block_id)
+                continue
+            live = block.live
+            left = block.sent + interval - time.monotonic() if live else 0.0
+            if left > 0:
+                pause = left if pause is None else min(pause, left)
+                continue
+            self._touched.discard(block_id)  # before it is rendered: a change from here on touches it again
+            block.sent = time.monotonic()
+            if not live:
+                self._end(block)
+            self._guarded(lambda block=block: self._publish(block, update=True))  # type: ignore[misc]
+        if not browser:  # nobody counts the seconds on the page, so they are counted here
+            for block in tuple(self._blocks.values()):
+                if block.live:
+                    self._touched.add(block.id)
+                    pause = SELDOM
+        return pause
+
+    def _end(self, block: Block) -> None:
+        """Follow it no more; a page that is opened again may still ask for it."""
+        self._blocks.pop(block.id, None)
+        self._ended[block.id] = block
+        while len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+
+    def _act(self, message: dict[str, Any]) -> None:
+        block = self._blocks.get(str(message.get("block")))
+        if message.get("do") == "stale":
+            ended = self._ended.get(str(message.get("block")))
+            if block is not None:
+                block.loaded = True
+                self.touch(block)
+            elif ended is not None:
+                self._browser.send({"block": ended.id, "html": ended.html("")})
+            return
+        handler = self._acts.get(str(message.get("do")))
+        if handler is not None:
+            handler(message)
+        if block is not None:
+            block.act(message)
+            self.touch(block)
+
+    def _publish(self, block: Block, *, update: bool) -> None:
+        live = block.live
+        data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
+        if self._browser is not None and update and (block.loaded or not live):
+            self._browser.send({"block": block.id, "html": data["text/html"]})
+        self._shell.display_pub.publish(data=data, metadata={}, transient={"display_id": block.id}, update=update)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """A block that cannot be rendered must not end the thread that all others need."""
+        try:
+            work()
+        except Exception:
+            if not sys.is_finalizing():
+                logger.exception("a view of flyteagent_nb could not be updated")

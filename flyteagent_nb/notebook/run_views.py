@@ -1,0 +1,330 @@
+"""A run -> text and HTML, while it runs and when it is over. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.notebook import render
+from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, look_of, seconds, span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flyteagent_nb.running.run import RunSnapshot
+
+TAIL = 4
+"""Lines of captured output that a run shows while it runs."""
+
+RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
+
+_HEAD = "display:flex;flex-wrap:wrap;gap:2px 8px;align-items:baseline"
+_SMALL = f"color:{GREY};font-size:12px"
+_BUTTON = 'type="button" class="fa-button fa-live" style="display:none"'
+_LOG = (
+    f"margin:6px 0 2px;padding:0 0 0 8px;border-left:2px solid {GREY};font-family:monospace;font-size:12px;"
+    "white-space:pre-wrap;overflow-wrap:anywhere"
+)
+
+
+def run_text(s: RunSnapshot) -> str:
+    """A run in one or a few lines."""
+    sign, word, *_ = look(s)
+    parts = [f"{sign} {word}", s.name, f"({s.task_type})", seconds(s.elapsed)]
+    if s.attempts > 1:
+        parts.append(f"try {s.attempt} of {s.attempts}")
+    lines = ["  ".join((*parts, f"run {s.id}"))]
+    if s.error is not None:
+        lines.append(f"  {clip(s.error.message, 300)}")
+    elif s.message:
+        lines.append(f"  {clip(s.message, 300)}")
+    lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
+    lines += [f"  note: {note}" for note in s.notes]
+    if not s.done:
+        lines.append(f"  %agent show {s.id} tells more")
+    return "\n".join(lines)
+
+
+def run_html(
+    s: RunSnapshot,
+    *,
+    captured: Sequence[str] = (),
+    outputs: str = "",
+    kernel: str = "",
+    block: str = "",
+    attach: str = "",
+    error: bool = True,
+) -> str:
+    """A run as a framed block.
+
+    Args:
+        s: its state.
+        captured: the newest lines that its agent printed.
+        outputs: the HTML of its outputs, or empty.
+        kernel: marks what acts on this kernel; empty where nothing could.
+        block: the block's display id.
+        attach: what the button copies.
+        error: whether the error is told.
+    """
+    live = bool(kernel) and not s.done
+    sign, word, colour, kind = look(s)
+    head = [
+        f'<b style="overflow-wrap:anywhere">{escape(s.name)}</b>',
+        f'<span class="fa-soft" style="{MONO}">{escape(s.task_type)}</span>',
+        '<span style="flex:1"></span>',
+        f'<span class="fa-{kind}" role="status" style="color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</span>',
+        _elapsed(s, live),
+    ]
+    if live:
+        head.append(cancel_button(s))
+    foot = [f"try {s.attempt} of {s.attempts}"] if s.attempts > 1 else []
+    if s.agent:
+        foot.append(f"{s.agent} on {s.service}" if s.service != "kernel" else s.agent)
+    told = phases_text(s) if s.done and len(s.phases) > 1 else ""
+    left = [span(told, _SMALL)] if told else []
+    if s.message and s.error is None and not s.done:
+        left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
+    right = [link(name, uri) for name, uri in s.log_links]
+    right += [f'<span class="fa-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
+    right.append(f'<span class="fa-soft" style="{MONO}">{escape(s.id)}</span>')
+    if live and attach:
+        right.append(
+            f'<button {_BUTTON} data-fa-do="copy" data-fa-id="{escape(s.id)}" data-fa-text="{escape(attach)}" '
+            f'aria-label="Copy what names run {escape(s.id)} and its job">Copy</button>'
+        )
+    parts = [
+        f'<div style="{_HEAD}">{"".join(head)}</div>',
+        bar(s),
+        f'<div style="{_HEAD}">{"".join(left)}<span style="flex:1"></span>{"".join(right)}</div>',
+    ]
+    parts += [f'<div class="fa-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
+    if captured and not s.done:
+        parts.append(f'<div class="fa-soft fa-rule" style="{_LOG}">{escape(chr(10).join(captured[-TAIL:]))}</div>')
+    if s.error is not None and error:
+        parts.append(f'<div style="margin-top:6px;white-space:pre-wrap;overflow-wrap:anywhere">{_error(s)}</div>')
+    if outputs:
+        parts.append(f'<div style="margin-top:6px">{outputs}</div>')
+    if not s.done:
+        # What a saved notebook says of a run that had not ended; the page hides it while the run is live.
+        parts.append(
+            f'<div class="fa-still" style="{_SMALL}">as of {escape(_clock_time())}: %agent show {escape(s.id)} tells more</div>'
+        )
+    return frame("".join(parts), kernel if live else "", block)
+
+
+def frame(inner: str, kernel: str, block: str) -> str:
+    """A block's outermost element."""
+    marks = (
+        f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}"'
+        if kernel
+        else ""
+    )
+    return f'<div class="fa-box" style="{render.FRAME}"{marks}>{inner}</div>'
+
+
+def cancel_button(s: RunSnapshot) -> str:
+    """The button that cancels a run; it asks nothing."""
+    stopping = (
+        ' aria-disabled="true"'
+        if s.stopping
+        else f' data-fa-do="cancel" data-fa-id="{escape(s.id)}" data-fa-busy="Stopping"'
+    )
+    return (
+        f'<button {_BUTTON}{stopping} aria-label="Cancel run {escape(s.id)} of {escape(s.name)}">'
+        f"{'Stopping' if s.stopping else 'Cancel'}</button>"
+    )
+
+
+def _elapsed(s: RunSnapshot, live: bool) -> str:
+    ticking = f' data-fa-elapsed="{s.elapsed:.2f}"' if live else ""
+    return (
+        f'<span class="fa-soft"{ticking} style="{_SMALL};font-variant-numeric:tabular-nums;min-width:4em;text-align:right">'
+        f"{seconds(s.elapsed)}</span>"
+    )
+
+
+def _error(s: RunSnapshot) -> str:
+    assert s.error is not None
+    lines = [escape(s.error.message)]
+    lines += [
+        f'<span class="fa-soft" style="{MONO}">{escape(line)}</span>'
+        for line in s.error.details()
+        if not line.startswith("log: ")
+    ]
+    return "\n".join(lines)
+
+
+def _clock_time() -> str:
+    return datetime.datetime.now().strftime("%H:%M:%S")
+
+
+def segments(s: RunSnapshot, now: float) -> list[tuple[str, float, float]]:
+    """The phases as (phase, begin, end), in seconds since the epoch; what ran well is told as its end."""
+    end = s.ended if s.ended is not None else now
+    found = []
+    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
+        phase = (
+            s.phase
+            if s.done and change.phase == "RUNNING" and after is not None and after.phase == s.phase
+            else change.phase
+        )
+        upto = after.at if after is not None else end
+        if upto > change.at:
+            found.append((phase, change.at, upto))
+    return found
+
+
+def bar(s: RunSnapshot) -> str:
+    """The phases so far as one bar, each as long as it took. Always as high, so that nothing jumps."""
+    now = time.time()
+    pieces = []
+    found = segments(s, now)
+    whole = sum(end - begin for _, begin, end in found)
+    for phase, begin, end in found:
+        seen = look_of(phase)
+        title = f"{seen.word.lower()} {seconds(end - begin)}"
+        pieces.append(
+            f'<span class="fa-bg-{seen.kind}" title="{escape(title)}" '
+            f'style="width:{(end - begin) / whole * 100:.1f}%;background-color:{seen.colour}"></span>'
+        )
+    return (
+        f'<div class="fa-bg-none" role="img" aria-label="{escape(phases_text(s))}" '
+        f'style="display:flex;height:4px;margin:6px 0;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'
+    )
+
+
+def phases_text(s: RunSnapshot) -> str:
+    """The phases with how long each took: ``queued 1.0 s, running 76 s``."""
+    end = s.ended if s.ended is not None else time.time()
+    told = []
+    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
+        if after is None and s.done:
+            break
+        told.append(f"{look_of(change.phase).word.lower()} {seconds((after.at if after else end) - change.at)}")
+    return ", ".join(told)
+
+
+def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) -> list[tuple[str, str]]:
+    """All that is known of a run, as (label, text) pairs."""
+    when = datetime.datetime.fromtimestamp(s.submitted).strftime("%Y-%m-%d %H:%M:%S")
+    rows = [
+        ("run", s.id),
+        ("task", f"{s.name} ({s.task_type}{f' version {s.version}' if s.version else ''})"),
+        ("agent", f"{s.agent} on service {s.service}, {'sync' if s.is_sync else 'async'}" if s.service else ""),
+        ("phase", " ".join(look(s)[:2])),
+        ("submitted", when),
+        (
+            "took" if s.done else "so far",
+            f"{seconds(s.elapsed)} ({phases_text(s)})" if phases_text(s) else seconds(s.elapsed),
+        ),
+        ("attempt", f"{s.attempt} of {s.attempts}" if s.attempts > 1 else ""),
+        ("message", s.message),
+        ("error code", s.error_code),
+        ("error", str(s.error) if s.error is not None else ""),
+        *((f"log {name}", uri) for name, uri in s.log_links),
+        ("custom info", _mapping(s.custom_info) if s.custom_info else ""),
+        *(("note", note) for note in s.notes),
+    ]
+    for record in attempts:
+        meta = record.resource_meta
+        job = "" if meta is None else f", resource meta {meta.decode('utf-8', 'backslashreplace')}"
+        told = f"{record.outcome.lower()} on {record.service}{job}, outputs in {record.output_prefix}"
+        rows.append((f"attempt {record.number}", told))
+    if captured:
+        shown = captured[-10:]
+        before = f"[{len(captured) - 10} lines before: %agent logs {s.id}]\n" if len(captured) > 10 else ""
+        rows.append(("output", before + "\n".join(line if len(line) <= 200 else line[:199] + "…" for line in shown)))
+    return [(label, text) for label, text in rows if text]
+
+
+def _mapping(value: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {item}" for key, item in value.items())
+
+
+def run_row(s: RunSnapshot, now: float) -> tuple[str, ...]:
+    """A run as a row under RUN_COLUMNS."""
+    message = s.error.message if s.error is not None else s.message
+    phase = " ".join(look(s)[:2]) + (f" (try {s.attempt} of {s.attempts})" if s.attempts > 1 else "")
+    return (s.id, s.name, s.task_type, phase, seconds(s.elapsed), render.ago(s.submitted, now), clip(message, 80))
+
+
+def group_html(
+    name: str,
+    snapshots: Sequence[RunSnapshot],
+    *,
+    summary: str,
+    began: float,
+    end: float,
+    shown: int,
+    kernel: str,
+    block: str,
+) -> str:
+    """The runs of a workflow as rows, their bars on one time axis.
+
+    Args:
+        name: the workflow's.
+        snapshots: its runs, in the order of their start.
+        summary: how many are in which phase.
+        began: the axis' begin, in seconds since the epoch.
+        end: its end.
+        shown: so many rows at the most.
+        kernel: marks what acts on this kernel; empty where nothing could.
+        block: the block's display id.
+    """
+    whole = max(end - began, 1e-6)
+    ticking = f' data-fa-elapsed="{whole:.2f}"' if kernel else ""
+    rows = []
+    for s in snapshots[:shown]:
+        sign, word, colour, kind = look(s)
+        rows.append(
+            "<tr>"
+            f'<td style="{_ROW}">{escape(s.name)}</td>'
+            f'<td class="fa-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
+            f'<td class="fa-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
+            f'<td style="{_ROW};width:46%;min-width:160px">{lane(s, began, end)}</td>'
+            f'<td class="fa-soft" style="{_ROW};{MONO}">{escape(s.id)}</td>'
+            f"<td>{cancel_button(s) if kernel and not s.done else ''}</td></tr>"
+        )
+        if s.error is not None:
+            rows.append(
+                f'<tr><td colspan="6" style="{_ROW};white-space:normal">{escape(clip(s.error.message, 300))}</td></tr>'
+            )
+    more = len(snapshots) - shown
+    if more > 0:
+        rows.append(
+            f'<tr><td colspan="6" class="fa-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
+        )
+    head = (
+        f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'
+        f'<span class="fa-soft" role="status" style="{_SMALL}">{escape(summary)}</span>'
+        f'<span class="fa-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
+    )
+    return frame(
+        f'{head}<table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">{"".join(rows)}</table>', kernel, block
+    )
+
+
+_ROW = "padding:2px 12px 2px 0;text-align:left;border:0;white-space:nowrap"
+
+
+def lane(s: RunSnapshot, began: float, end: float) -> str:
+    """The phases of a run on an axis from ``began`` to ``end``, both in seconds since the epoch."""
+    whole = max(end - began, 1e-6)
+    at = began
+    pieces = []
+    for phase, start, stop in segments(s, end):
+        start, stop = max(start, began), min(stop, end)
+        if stop <= start:
+            continue
+        seen = look_of(phase)
+        if start > at:
+            pieces.append(f'<span style="width:{(start - at) / whole * 100:.2f}%"></span>')
+        width = max((stop - start) / whole * 100, 0.6)
+        title = f"{seen.word.lower()} {seconds(stop - start)}"
+        pieces.append(
+            f'<span class="fa-bg-{seen.kind}" title="{escape(title)}" style="width:{width:.2f}%;background-color:{seen.colour}"></span>'
+        )
+        at = stop
+    label = escape(f"{phases_text(s)}, from {seconds(max(s.submitted - began, 0.0))} on")
+    return f'<div role="img" aria-label="{label}" style="display:flex;height:8px;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'

@@ -1,0 +1,148 @@
+"""Which runs are shown, and when: a run shows itself a second after it started, or as soon as it ends; a quick plain call not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from flyteagent_nb.notebook import render
+from flyteagent_nb.notebook.blocks import GroupBlock, RunBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from flyteagent_nb.notebook.page import Block, Page
+    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.workspace import Workspace
+
+PATIENCE = 1.0
+"""Seconds before something that goes on is shown."""
+
+_group: contextvars.ContextVar[GroupWait | None] = contextvars.ContextVar("flyteagent_nb_group", default=None)
+
+
+class Wait:
+    """What a cell shows while it waits for its runs; called some times a second with them, on the main thread.
+
+    Args:
+        showing: where it is shown.
+        quiet: show nothing.
+        preview: whether outputs are shown; not where the cell shows them anyway.
+    """
+
+    def __init__(self, showing: Showing, *, quiet: bool = False, preview: bool = False) -> None:
+        self._showing = showing
+        self._quiet = quiet
+        self._preview = preview
+        self._began = time.monotonic()
+        self._line = 0.0
+        self.block: Block | None = None
+
+    def __call__(self, runs: Sequence[Run]) -> None:
+        """A beat of the wait."""
+        page = self._showing.page
+        page.beat()
+        if self._quiet or time.monotonic() - self._began < PATIENCE:
+            return
+        if not page.in_kernel:
+            self._in_place(runs)
+        elif self.block is None:
+            self.show(runs)
+
+    def show(self, runs: Sequence[Run]) -> None:
+        """Show it now, unless it is shown."""
+        if self.block is None and runs:
+            self.block = self._block(runs)
+            self._showing.page.show(self.block)
+
+    def _block(self, runs: Sequence[Run]) -> Block:
+        return self._showing.block(runs[0], preview=self._preview, error=False)
+
+    def _in_place(self, runs: Sequence[Run]) -> None:
+        """A terminal: one line, drawn over once a second."""
+        if time.monotonic() - self._line < PATIENCE or not sys.stdout.isatty():
+            return
+        self._line = time.monotonic()
+        open_runs = [run.snapshot for run in runs if not run.done]
+        if open_runs:
+            s = open_runs[0]
+            more = f" and {len(open_runs) - 1} more" if len(open_runs) > 1 else ""
+            told = f"{' '.join(render.look(s)[:2])} {s.name} {render.seconds(s.elapsed)}{more} {s.message}"
+            sys.stdout.write(f"\r\x1b[K{render.clip(told, 78)}")
+            sys.stdout.flush()
+
+    def end(self) -> None:
+        """The wait is over: a line that was drawn over is taken away."""
+        if self._line:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+
+class GroupWait(Wait):
+    """What a workflow or a map task shows while its runs go on."""
+
+    def __init__(self, showing: Showing, name: str) -> None:
+        super().__init__(showing)
+        self.group = GroupBlock(name, showing.page)
+
+    def _block(self, runs: Sequence[Run]) -> Block:
+        return self.group
+
+
+class Showing:
+    """Shows runs on a page.
+
+    Attributes:
+        page: the page.
+    """
+
+    def __init__(self, workspace: Workspace, page: Page) -> None:
+        self._workspace = workspace
+        self.page = page
+        page.on("cancel", lambda message: self._cancel(str(message.get("id"))))
+
+    def block(self, run: Run, *, preview: bool = True, error: bool = True) -> RunBlock:
+        """The block of a run."""
+        return RunBlock(run, self._workspace, self.page, preview=preview, error=error)
+
+    def show(self, run: Run) -> None:
+        """Show a run where the cell stands, and follow it."""
+        self.page.show(self.block(run))
+
+    @contextlib.contextmanager
+    def wait(self, *, quiet: bool = False, preview: bool = False) -> Iterator[Wait]:
+        """What a wait for one run shows; inside a group, the group."""
+        group = _group.get()
+        wait = group or Wait(self, quiet=quiet, preview=preview)
+        try:
+            yield wait
+        finally:
+            wait.end()
+
+    @contextlib.contextmanager
+    def group(self, name: str) -> Iterator[None]:
+        """All runs inside are shown as one list. A group inside another is part of it."""
+        if _group.get() is not None:
+            yield
+            return
+        wait = GroupWait(self, name)
+        token = _group.set(wait)
+        try:
+            yield
+        finally:
+            _group.reset(token)
+            wait.group.end()
+
+    def started(self, run: Run) -> None:
+        """A run was started: part of the group, where there is one."""
+        group = _group.get()
+        if group is not None:
+            group.group.add(run)
+
+    def _cancel(self, run_id: str) -> None:
+        for run in self._workspace.runner.runs():
+            if run.id == run_id:
+                run.cancel()

@@ -1,0 +1,233 @@
+"""Whatever a person or an agent gets wrong ends in one clear error of ours in the saved output, and the service lives on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kernel.harness import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.kernel
+
+AGENTS = """
+import asyncio, sys, time
+from flyteidl.core.execution_pb2 import TaskExecution
+from flytekit import task, workflow
+from flytekit.extend.backend.base_connector import AsyncConnectorBase, Resource, SyncConnectorBase
+
+class Bad(SyncConnectorBase):
+    '''Does what the configuration says, with the worst manners.'''
+    name = "Bad"
+    def __init__(self):
+        super().__init__(task_type_name="bad")
+    async def do(self, task_template, output_prefix, inputs=None, **kwargs):
+        return await manners[task_template.custom["does"]]()
+
+class MyError(Exception):
+    pass
+
+async def raises():
+    raise MyError("the warehouse said no:\\nline two, <b>bold</b>")
+
+async def raises_big():
+    raise MyError("ü" * 1_000_000)
+
+async def raises_from():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise MyError("wrapped") from error
+
+async def exits():
+    sys.exit(3)
+
+async def hangs():
+    await asyncio.Event().wait()
+
+async def none():
+    return None
+
+async def text():
+    return "done"
+
+async def wrong_name():
+    return Resource(phase=TaskExecution.SUCCEEDED, outputs={"y": "1"})
+
+async def wrong_type():
+    return Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": 5})
+
+async def no_output():
+    return Resource(phase=TaskExecution.SUCCEEDED)
+
+async def not_final():
+    return Resource(phase=TaskExecution.RUNNING)
+
+async def no_value():
+    return Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": object()})
+
+async def huge():
+    return Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": "x" * 50_000_000})
+
+async def chatter():
+    for i in range(1_000_000):
+        print(i)
+    return Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": "said"})
+
+manners = {f.__name__: f for f in (raises, raises_big, raises_from, exits, hangs, none, text, wrong_name, wrong_type, no_output, not_final,
+                                   no_value, huge, chatter)}
+ConnectorRegistry.register(Bad())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bad(kernel: Kernel) -> None:
+    kernel.ok(AGENTS)
+
+
+@pytest.fixture(autouse=True)
+def lives_on(kernel: Kernel) -> Iterator[None]:
+    """After each of them the service answers, and nothing is under way."""
+    yield
+    assert kernel.value("scripted_task('echo', inputs={'a': int}, outputs={'a': int})(a=3)") == "3"
+    assert kernel.value("import flyteagent_nb; [r for r in flyteagent_nb.get_workspace().runner.runs() if not r.done]") == "[]"
+
+
+def one_error(kernel: Kernel, code: str) -> str:
+    """The error's text of a cell that shows that and nothing else."""
+    cell = kernel.fails(code)
+    assert cell.kinds == ["error"], cell
+    assert len(cell.error.splitlines()) <= 12 and len(cell.error) < 4000, cell
+    assert "flyteagent_nb/" not in cell.error, cell  # no frames of ours
+    first, *_ = cell.error.splitlines()
+    assert first.startswith(f"{cell.ename}: ")
+    return cell.error
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        # the line
+        ("%%agent_task scriptd\n{}", "did you mean scripted?"),
+        ("%%agent_task zzz\n{}", "no agent here serves the task type 'zzz'"),
+        ("%%agent_task scripted --retrie 3\n{}", "did you mean --retries?"),
+        ("%%agent_task scripted --retries many\n{}", "--retries: many is not a whole number"),
+        ("%%agent_task scripted n=3\n{}", "an input is written -i n=3"),
+        ("%%agent_task scripted -i n=3 -i n=4\n{}", "given twice"),
+        ("%%agent_task scripted -i n=nobody\n{}", "there is no variable nobody"),
+        ("%%agent_task scripted -i n=[1,\n{}", "is not closed"),
+        ("%%agent_task scripted -i n=None\n{}", "cannot be told from None"),
+        ("%%agent_task scripted -i n=[]\n{}", "it is empty"),
+        ("%%agent_task scripted -o a -b\n{}", "-b does not wait"),
+        ("%%agent_task scripted --returns x:strr\n{}", "did you mean str?"),
+        ("%%agent_task scripted --service elsewhere\n{}", "no agent service is called 'elsewhere'"),
+        ("%%agent_task -c a=1\njob", "-c does not go with Python"),
+        ("%%agent_task --name x\njob", "--name does not go with Python"),
+        ("%%agent_task --returns x:str\njob", "--returns does not go with Python"),
+        ("%%agent_task scripted --config job\n{}", "--config goes with SQL"),
+        ("%%agent_task --lang yaml\na: 1", "needs its task type"),
+        ("%agent_task scripted", "write two percent signs"),
+        # the body
+        ("%%agent_task", "the cell is empty"),
+        ("%%agent_task scripted", "the cell is empty"),
+        ("%%agent_task scripted\n\n   \n", "the cell is empty"),
+        ('%%agent_task scripted\n{"a": 1,\n "b": }', "the cell is not JSON: line 3, column 7"),
+        ("%%agent_task scripted\na: 1\nb: [1,", "the cell is not YAML: line "),
+        ("%%agent_task scripted\n- 1", "the cell is a list"),
+        ("%%agent_task scripted\nSELECT 1", "the cell is a str"),
+        ("%%agent_task scripted\nwhen: 2024-01-01", "put quotes around dates"),
+        ("%%agent_task scripted --lang sql\nSELECT 1", "no installed plug-in has an SQL task for 'scripted'"),
+        ("%%agent_task\nSELECT name FROM t", "the cell is not Python: line 2"),
+        ("%%agent_task\nx = 1\ndef f(:\n    pass", "the cell is not Python: line 3"),
+        ("%%agent_task\nawait nothing", "the cell is not Python: line 2: 'await' outside function"),
+        ("%%agent_task\nreturn 3", "the cell is not Python: line 2: 'return' outside function"),
+        ("%%agent_task\nx = 1", "the cell defines no task"),
+        ("%%agent_task\n@task\ndef plain(a: int) -> int:\n    return a", "no agent runs task 'plain': it is a python-task"),
+        ("%%agent_task noop\njob = scripted_task()", "the cell is a str"),
+        ("%%agent_task noop --lang python\nscripted_task(name='other')", "is a scripted, not a noop"),
+        # the inputs
+        ("%%agent_task -i b=3\nscripted_task(inputs={'a': int})", "has no input 'b'"),
+        ("%%agent_task\nscripted_task(inputs={'a': int})", "misses input 'a'"),
+        ("%%agent_task -i a='x'\nscripted_task(inputs={'a': int})", "not str 'x'"),
+        ("%%agent_task -i a=[1,2]\nscripted_task(inputs={'a': dict})", "not list [1, 2]"),
+    ],
+)
+def test_bad_cells(kernel: Kernel, code: str, told: str) -> None:
+    kernel.ok("job = scripted_task()")
+    created = kernel.value("len(scripted.calls)")
+    assert told in one_error(kernel, code)
+    assert kernel.value("len(scripted.calls)") == created
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("raises", "MyError: the warehouse said no:\nline two, <b>bold</b>"),
+        ("raises_big", "MyError: üüü"),
+        ("raises_from", "MyError: wrapped"),
+        ("exits", "SystemExit: 3"),
+        ("none", "None"),
+        ("text", "str"),
+        ("wrong_name", "is declared and was not returned; returned: y"),
+        ("wrong_type", "is declared as string and was returned as integer"),
+        ("no_output", "Outputs not generated"),
+        ("not_final", "RUNNING"),
+        ("no_value", "is declared as string and was returned as blob"),
+        ("unheard", "KeyError: 'unheard'"),
+    ],
+)
+def test_bad_agents(kernel: Kernel, does: str, told: str) -> None:
+    assert told in one_error(kernel, f"%%agent_task bad --returns x:str\ndoes: {does}")
+
+
+def test_an_agent_that_hangs_ends_with_its_deadline(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.deadline = 0.5")
+    try:
+        shown = one_error(kernel, "%%agent_task bad\ndoes: hangs")
+        assert "ExecuteTaskSync took more than its deadline, 0.5 s" in shown and "%config FlyteAgentNB.deadlines" in shown
+        shown = one_error(kernel, "%%agent_task scripted\nhangs: [create]")
+        assert "CreateTask took more than its deadline" in shown
+    finally:
+        kernel.ok("%config FlyteAgentNB.deadline = 10.0")
+
+
+def test_a_get_that_keeps_failing_ends_the_run_with_its_last_error(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.poll_failure_limit = 0.0")
+    try:
+        assert "ValueError: gone" in one_error(kernel, "%%agent_task scripted -r run\nraises: {get: 'ValueError: gone'}")
+        assert "may still run" in kernel.value("run")
+    finally:
+        kernel.ok("%config FlyteAgentNB.poll_failure_limit = 60.0")
+
+
+def test_fifty_megabytes_come_back(kernel: Kernel) -> None:
+    cell = kernel.ok("%%agent_task bad --returns x:str -o big\ndoes: huge")
+    assert cell.kinds == ["display_data"]
+    assert kernel.value("len(big)") == "50000000"
+    kernel.ok("del big")
+
+
+def test_a_million_lines_stay_out_of_the_cell_and_are_cut(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.deadlines = {'ExecuteTaskSync': 0.0}")  # a busy machine takes its time
+    cell = kernel.ok("%%agent_task bad --returns x:str -o said -r run\ndoes: chatter")
+    kernel.ok("%config FlyteAgentNB.deadlines = {}")
+    assert cell.kinds[0] == "display_data" and "0\n1\n2" not in str(cell)
+    assert kernel.value("run.logs()[0], run.logs()[-1], len(run.logs()) < 20_000") == "('0', '999999', True)"
+    assert len(kernel.ok("%agent logs last").text) < 2_000_000
+
+
+def test_a_failure_in_a_workflow_is_the_same_few_lines(kernel: Kernel) -> None:
+    kernel.ok(
+        "boom = scripted_task('scripted', inputs={'a': int}, outputs={'x': str}, name='boom', phases=['FAILED'], message='it rained')\n"
+        "@task\ndef double(a: int) -> int:\n    return 2 * a\n"
+        "@workflow\ndef inner(a: int) -> str:\n    return boom(a=double(a=a))\n"
+        "@workflow\ndef outer(a: int) -> str:\n    return inner(a=a)"
+    )
+    for call in ("boom(a=1)", "inner(a=1)", "outer(a=1)", "import asyncio\nawait asyncio.sleep(0)\nouter(a=1)"):
+        assert "task 'boom' (scripted) failed: it rained" in one_error(kernel, call)
+    # What a person's own code can catch and look at.
+    caught = kernel.ok("try:\n    outer(a=1)\nexcept Exception as error:\n    caught = error\ntype(caught).__name__, caught.run_id == caught.run_id")
+    assert caught.text == "('RunFailedError', True)"

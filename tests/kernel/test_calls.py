@@ -1,0 +1,196 @@
+"""Plain calls and workflows: flytekit's own local engine, with the agent service behind each agent task."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernel.harness import Kernel
+
+pytestmark = pytest.mark.kernel
+
+TASKS = """
+import asyncio, functools, threading
+import flyteagent_nb
+from flyteidl.core.execution_pb2 import TaskExecution
+from flytekit import conditional, dynamic, map_task, task, workflow
+from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.extend import TaskPlugins
+from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase, SyncConnectorExecutorMixin
+
+class AddAgent(SyncConnectorBase):
+    '''Adds its inputs and one; refuses 13.'''
+    name = "Add"
+    calls = []
+    def __init__(self):
+        super().__init__(task_type_name="add")
+    async def do(self, task_template, output_prefix, inputs=None, **kwargs):
+        numbers = [literal.scalar.primitive.integer for literal in inputs.literals.values()]
+        self.calls.append(numbers)
+        if 13 in numbers:
+            raise ValueError("unlucky")
+        return Resource(phase=TaskExecution.SUCCEEDED, outputs={"o0": sum(numbers) + 1})
+
+ConnectorRegistry.register(AddAgent())
+
+class Add:
+    pass
+
+class AddTask(SyncConnectorExecutorMixin, PythonFunctionTask):
+    def __init__(self, task_config, task_function, **kwargs):
+        super().__init__(task_config=task_config, task_type="add", task_function=task_function, **kwargs)
+
+TaskPlugins.register_pythontask_plugin(Add, AddTask)
+
+@task(task_config=Add())
+def inc(a: int) -> int: return
+
+@task(task_config=Add())
+def add(b: int, a: int) -> int: return
+
+@task(task_config=Add(), cache=True, cache_version="1")
+def cached(a: int) -> int: return
+
+@task
+def double(a: int) -> int:
+    return 2 * a
+
+slow = scripted_task(inputs={"a": int}, outputs={"x": str}, phases=["RUNNING", "SUCCEEDED"], seconds=0.2, name="slow")
+slow.script["outputs"] = {"x": "slow"}
+
+@workflow
+def chained(a: int) -> int:
+    return double(a=inc(a=double(a=inc(a=a))))
+
+@workflow
+def side_by_side(a: int) -> (int, int, str):
+    return inc(a=a), inc(a=5), slow(a=a)
+
+@workflow
+def branching(a: int) -> int:
+    b = inc(a=a)
+    return conditional("size").if_(b > 5).then(inc(a=b)).else_().then(double(a=b))
+
+@dynamic
+def many(n: int) -> list[int]:
+    return [inc(a=i) for i in range(n)]
+
+@workflow
+def outer(a: int) -> int:
+    return chained(a=inc(a=a))
+
+@workflow
+def mapped(xs: list[int]) -> list[int]:
+    return map_task(inc)(a=xs)
+
+numbers = [n for n in range(21) if n != 13]
+runs_before = 0
+def runs():
+    return len(flyteagent_nb.get_workspace().runner.runs())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tasks(kernel: Kernel) -> None:
+    kernel.ok(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("call", "value", "runs"),
+    [
+        ("inc(a=1)", "2", 1),
+        ("inc(4)", "5", 1),
+        ("slow(a=1)", "'slow'", 1),  # no executor mixin: the router knows its type
+        ("double(a=2)", "4", 0),
+        ("chained(a=1)", "10", 2),
+        ("side_by_side(a=1)", "DefaultNamedTupleOutput(o0=2, o1=6, o2='slow')", 3),
+        ("branching(a=1), branching(a=9)", "(4, 11)", 3),
+        ("many(n=5)", "[1, 2, 3, 4, 5]", 5),
+        ("outer(a=1)", "14", 3),
+        ("map_task(inc)(a=numbers) == [n + 1 for n in numbers]", "True", 20),
+        ("map_task(inc, concurrency=3)(a=[1, 2, 3, 4])", "[2, 3, 4, 5]", 4),
+        ("map_task(inc, min_success_ratio=0.5)(a=[1, 13, 2])", "[2, None, 3]", 3),
+        ("map_task(functools.partial(add, b=10))(a=[1, 2, 3])", "[12, 13, 14]", 3),
+        ("map_task(double)(a=[1, 2])", "[2, 4]", 0),
+        ("map_task(inc)(a=[])", "[]", 0),
+        ("mapped(xs=[1, 2])", "[2, 3]", 2),
+        ("inc.execute(a=3)", "4", 1),
+        ("flyteagent_nb.submit(inc, a=7).result()", "8", 1),
+        ("[r.result() for r in [flyteagent_nb.submit(inc, a=i) for i in range(5)]]", "[1, 2, 3, 4, 5]", 5),
+        ("await flyteagent_nb.submit(inc, a=7)", "8", 1),
+        ("await asyncio.gather(*(flyteagent_nb.submit(inc, a=i) for i in range(5)))", "[1, 2, 3, 4, 5]", 5),
+    ],
+)
+def test_calls(kernel: Kernel, call: str, value: str, runs: int) -> None:
+    kernel.ok("runs_before = runs()")
+    assert kernel.value(call) == value
+    assert kernel.value("runs() - runs_before") == str(runs)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "threading.Thread(target=call)",
+        "threading.Thread(target=lambda: asyncio.run(in_async()))",
+    ],
+)
+def test_from_another_thread(kernel: Kernel, run: str) -> None:
+    kernel.ok(
+        "found = []\ndef call(): found.append((inc(a=1), chained(a=1), slow(a=1), map_task(inc)(a=[1, 2])))\nasync def in_async(): call()"
+    )
+    assert kernel.value(f"t = {run}; t.start(); t.join(30); found") == "[(2, 10, 'slow', [2, 3])]"
+
+
+def test_from_an_async_cell(kernel: Kernel) -> None:
+    kernel.ok("async def go(a): return inc(a=a), chained(a=a)")
+    assert kernel.value("await go(1)") == "(2, 10)"
+    assert kernel.value("await asyncio.gather(go(1), go(2))") == "[(2, 10), (3, 14)]"
+    assert kernel.value("await asyncio.to_thread(chained, a=1)") == "10"
+
+
+def test_from_several_threads_at_once(kernel: Kernel) -> None:
+    kernel.ok(
+        "import concurrent.futures\n"
+        "with concurrent.futures.ThreadPoolExecutor(8) as pool:\n"
+        "    found = list(pool.map(lambda a: (a, outer(a=a), slow(a=a)), [1, 2, 3, 4] * 4))"
+    )
+    assert kernel.value("found == [(a, 4 * a + 10, 'slow') for a in [1, 2, 3, 4] * 4]") == "True"
+
+
+def test_a_cached_call_runs_once(kernel: Kernel) -> None:
+    kernel.ok("import random\na = random.randint(10 ** 6, 10 ** 9)\nruns_before = runs()")
+    assert kernel.value("cached(a=a) == a + 1, cached(a=a) == a + 1, runs() - runs_before") == "(True, True, 1)"
+
+
+@pytest.mark.parametrize("call", ["inc(a=13)", "chained(a=13)", "many(n=14)", "map_task(inc)(a=[1, 13])", "mapped(xs=[13])", "outer(a=12)"])
+def test_a_failing_call_is_our_few_lines(kernel: Kernel, call: str) -> None:
+    cell = kernel.fails(call)
+    assert cell.kinds == ["error"] and cell.ename == "RunFailedError"
+    assert cell.error.startswith("RunFailedError: task 'inc' (add) failed: ValueError: unlucky\n")
+    assert len(cell.error.splitlines()) == 3  # with the agent's own frame, and one hint
+    assert cell.error.splitlines()[1].endswith(" in do")
+
+
+def test_a_cell_that_fails_stops_those_behind_it(kernel: Kernel) -> None:
+    first, second = kernel.start("inc(a=13)"), kernel.start("print('never')")
+    assert kernel.finish(first).status == "error"
+    assert kernel.finish(second).status == "aborted"
+
+
+def test_a_workflow_is_not_submitted_and_the_error_says_what_to_do(kernel: Kernel) -> None:
+    assert "workflows are called" in kernel.fails("flyteagent_nb.submit(chained, a=1)").error
+    assert "workflows and other functions are called" in kernel.fails("%agent run chained a=1").error
+
+
+def test_a_wait_inside_an_agent_is_refused_instead_of_hanging(kernel: Kernel) -> None:
+    kernel.ok(
+        "class Nested(AddAgent):\n"
+        "    name = 'Nested'\n"
+        "    def __init__(self): SyncConnectorBase.__init__(self, task_type_name='nested')\n"
+        "    async def do(self, task_template, output_prefix, inputs=None, **kwargs):\n"
+        "        return Resource(phase=TaskExecution.SUCCEEDED, outputs={'x': str(inc(a=1))})\n"
+        "ConnectorRegistry.register(Nested())\n"
+        "nested = scripted_task('nested', outputs={'x': str})"
+    )
+    assert "would stop the thread that has to do the work" in kernel.fails("nested()").error
+    kernel.ok("del nested")
+    assert kernel.value("inc(a=1)") == "2"
