@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Dict, Enum, Float, Int, TraitError, Unicode
+from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode
 from traitlets.config import SingletonConfigurable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Settings:
     runs_kept: int = 10_000
     code: str = ""
     run_folder: str = ""
+    tcp: bool = False
     project: str = "flytesnacks"
     domain: str = "development"
 
@@ -85,7 +86,13 @@ class FlyteAgentNB(SingletonConfigurable):
     ).tag(config=True)
     run_folder = Unicode(
         Settings.run_folder,
-        help="The folder for inputs and outputs of runs. Empty: a private temporary folder that goes with the kernel.",
+        help="The folder for inputs and outputs of runs, as it is when the agent service starts. Empty: a private temporary folder "
+        "that goes with the kernel.",
+    ).tag(config=True)
+    tcp = Bool(
+        Settings.tcp,
+        help="Let the kernel's own service listen on loopback TCP with a token, as it does where there are no Unix sockets. "
+        "Takes effect when the extension is loaded.",
     ).tag(config=True)
     project = Unicode(Settings.project, help="The project that a run's execution id names.").tag(config=True)
     domain = Unicode(Settings.domain, help="The domain that a run's execution id names.").tag(config=True)

@@ -182,7 +182,7 @@ class Workspace:
         self._capture = Capture(self._store.sink)
         self._capture.install()
         self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking)
-        address = await self._host.start()
+        address = await self._host.start(tcp=settings.tcp)
         router = Router()
         await router.add(AgentService(wire.KERNEL_SERVICE, address.target, token=address.token, gate=thread.gate))
         self._runner = Runner(

@@ -41,7 +41,7 @@ def test_the_examples_can_be_read(command) -> None:
     assert command.examples
     for line, _ in command.examples:
         before, _, rest = line.partition(command.title.split()[0])
-        assert before in ("", "run = ", "types = ")
+        assert before in ("", "run = ", "types = ", "served = ")
         arguments = parse_agent_task(rest) if command is AGENT_TASK else parse_agent(rest)
         assert not arguments.help or "help" in line
 

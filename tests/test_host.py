@@ -264,13 +264,13 @@ def test_a_taken_port(hosting, capfd):
     assert capfd.readouterr().err == ""  # nothing of gRPC's own
 
 
-@pytest.mark.parametrize("host_name", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_of_another_machine(hosting, host_name):
+@pytest.mark.parametrize(("host_name", "port"), [("192.0.2.1", 0), ("no-such-host.invalid", 0), ("127.0.0.1", 70_000)])
+def test_an_address_that_nobody_can_have(hosting, host_name, port):
     async def test(host):
         with pytest.raises(ServiceError) as error:
-            await host.serve(0, host_name)
+            await host.serve(port, host_name)
         assert not isinstance(error.value, AddressInUseError)
-        assert str(error.value).startswith(f"cannot listen on {host_name}:0: ")
+        assert str(error.value).startswith(f"cannot listen on {host_name}:{port}: ")
         assert host.addresses == ()
 
     hosting(test)
@@ -374,6 +374,30 @@ def test_two_starts_and_two_stops_at_once(hosting):
         assert host.addresses == ()
 
     hosting(test)
+
+
+def test_a_stop_that_nobody_waits_for_goes_on(hosting):
+    async def test(host):
+        address = await host.start()
+        stop = asyncio.create_task(host.stop())
+        while host.addresses:  # noqa: ASYNC110 - one turn of the loop
+            await asyncio.sleep(0)
+        stop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stop
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async with client(address) as stubs:
+                await do(stubs, template("noop"))
+                raise AssertionError("it answers")
+        return socket_path(address)
+
+    path = hosting(test)
+    get_loop_thread().run(asyncio.wait_for(gone(path), 10))
+
+
+async def gone(path: Path) -> None:
+    while path.parent.exists():  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(0.01)
 
 
 def test_who_holds_the_loop_is_passed_on(hosting, catalog):

@@ -20,7 +20,6 @@ from scripted_tasks import PATIENCE, ScriptedTask, scripted_task, until
 from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, TaskTypeNotFoundError
 from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running import propeller
-from flyteagent_nb.running.budget import CallBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -478,10 +477,8 @@ def test_the_last_attempt_may_use_what_is_left_of_the_run(workspace: Workspace) 
     assert agent.count("delete") == 1
 
 
-def test_waiting_for_a_slot_is_not_the_jobs_time(
-    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workspace.runner, "budget", CallBudget(2))  # one create at a time
+def test_waiting_for_a_slot_is_not_the_jobs_time(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.calls_in_flight = 2  # one create at a time
     blocking = workspace.submit(scripted_task("scripted_plain", hangs=["create"]), {})
     until(lambda: agents.plain.count("create"))
     waiting = workspace.submit(scripted_task(timeout=0.3), {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import threading
 import time
@@ -14,7 +13,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.errors import RunAbortedError, RunFailedError
 from flyteagent_nb.running import attempt as attempt_module
-from flyteagent_nb.running.budget import CallBudget
+from flyteagent_nb.running.budget import SYNC_FACTOR
 
 if TYPE_CHECKING:
     from scripted_tasks import Agents
@@ -210,10 +209,8 @@ def test_a_cancel_while_inputs_are_converted(workspace: Workspace, agents: Agent
     assert agents.scripted.calls == agents.do.calls == []
 
 
-def test_a_cancel_while_waiting_for_a_slot_is_prompt(
-    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workspace.runner, "budget", CallBudget(2))  # one create at a time
+def test_a_cancel_while_waiting_for_a_slot_is_prompt(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.calls_in_flight = 2  # one create at a time
     first = workspace.submit(scripted_task("scripted_plain", hangs=["create"]), {})
     until(lambda: agents.plain.count("create"))
     second = workspace.submit(scripted_task(), {})
@@ -228,29 +225,24 @@ def test_a_cancel_while_waiting_for_a_slot_is_prompt(
     third.result(PATIENCE)  # its slot was not lost
 
 
-def test_a_sync_run_that_waits_for_a_slot_never_calls(
-    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    budget = CallBudget(1)
-    budget._sync = asyncio.Semaphore(1)
-    monkeypatch.setattr(workspace.runner, "budget", budget)
+def test_a_sync_run_that_waits_for_a_slot_never_calls(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.calls_in_flight = 1
     workspace.config.deadline = 0.0
-    first = workspace.submit(scripted_task("do_plain", hangs=["do"]), {})
-    until(lambda: agents.plain_do.count("do"))
+    first = [workspace.submit(scripted_task("do_plain", hangs=["do"]), {}) for _ in range(SYNC_FACTOR)]
+    until(lambda: agents.plain_do.count("do") == SYNC_FACTOR)
     second = workspace.submit(scripted_task("do"), {})
     until(lambda: second.snapshot.agent)
     second.cancel()
     aborted(second)
     agents.plain_do.released.set()
-    first.result(PATIENCE)
+    for run in first:
+        run.result(PATIENCE)
     workspace.submit(scripted_task("noop"), {}).result(PATIENCE)
     assert agents.do.calls == []
 
 
-def test_creates_that_hang_do_not_hold_up_a_cancel(
-    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workspace.runner, "budget", CallBudget(4))
+def test_creates_that_hang_do_not_hold_up_a_cancel(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.calls_in_flight = 4
     workspace.config.deadline = 0.0
     running = workspace.submit(scripted_task(phases=["RUNNING"]), {})
     until(lambda: running.phase == "RUNNING")

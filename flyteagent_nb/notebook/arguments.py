@@ -88,6 +88,7 @@ class AgentTaskArguments(SubmitArguments):
         language: ``auto``, ``sql``, ``python``, ``yaml`` or ``json``.
         name: the task's name, or "".
         code: where the agent finds the function: ``kernel``, ``pickle``, ``image``, or "" where nothing was said.
+        form: show a form for the inputs instead of running.
     """
 
     task_type: str = ""
@@ -98,6 +99,7 @@ class AgentTaskArguments(SubmitArguments):
     language: str = "auto"
     name: str = ""
     code: str = ""
+    form: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ class AgentArguments(SubmitArguments):
 
     Attributes:
         verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
-        task: run: the variable that holds the task, with dots for attributes.
+        task: run and form: the variable that holds the task, with dots for attributes.
         phase: runs: a phase's name, or "" for all.
         limit: runs: how many, or None for all.
         run_id: show and logs: an id, the beginning of one, or ``last``.

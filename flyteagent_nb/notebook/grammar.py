@@ -154,11 +154,12 @@ AGENT_TASK = Command(
             "where the agent finds a function of this notebook: kernel (in this process), pickle (sent along) or image "
             "(in the task's container image)", choices=CODE_LOCATIONS),
         _DRY_RUN,
+        Argument("form", Kind.FLAG, ("--form",), help="show a form for the inputs, filled with those given, and run from there"),
         _QUIET,
         _HELP,
     ),
     (
-        ("%%agent_task duckdb -i year=2024 -o df", "run the cell's SQL with the input year; the table is in df"),
+        ("%%agent_task duckdb_query -i year=2024 -o df", "run the cell's SQL with the input year; the table is in df"),
         ("%%agent_task bigquery_query_job_task -c ProjectID=my-project -c Location=EU",
             "the same in a data warehouse, with two settings of its task"),
         ("%%agent_task -i rows=train -o score", "run the cell's @task function; its input rows is the variable train"),
@@ -188,6 +189,14 @@ _VERBS = (
         ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
         ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
         ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
+    )),
+    Command("%agent form", "Show a form that runs a task", "A field for each input, by its type. It needs a browser.", (
+        Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
+        Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE", "what a field begins with: year=2024", repeats=True),
+        _SERVICE, _RETRIES, _TIMEOUT, _HELP,
+    ), (
+        ("%agent form my_task", "a field for each of its inputs"),
+        ("%agent form my_task year=2024", "the same, one of them filled in"),
     )),
     Command("%agent runs", "List the runs, newest first", "", (
         Argument("phase", Kind.CHOICE, ("--phase",), "PHASE",
@@ -221,8 +230,8 @@ _VERBS = (
         ("%agent cancel --all", "all that have not ended"),
     )),
     Command("%agent serve", "Let others use this notebook's agents, over a network port",
-        "Opens one more address on the agent service of this notebook. A caller needs the token that is shown, unless "
-        "--open is given.", (
+        "Opens one more address on the agent service of this notebook. A caller needs its token, unless --open is "
+        "given; no notebook keeps it: it is the attribute token of the result.", (
         Argument("port", Kind.PORT, ("--port",), "N", "the port, 1 to 65535; 0 takes a free one", required=True),
         Argument("host", Kind.TEXT, ("--host",), "ADDRESS",
             "where to listen; if not given 127.0.0.1, which only this machine reaches"),
@@ -230,7 +239,7 @@ _VERBS = (
             help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run tasks here"),
         _HELP,
     ), (
-        ("%agent serve --port 8000", "for another notebook on this machine"),
+        ("served = %agent serve --port 8000", "for another notebook on this machine, which needs served.token"),
         ("%agent serve --port 8000 --host 0.0.0.0 --open", "for a Flyte cluster that reaches this machine"),
     )),
     Command("%agent stop", "Close an address that serve opened", "", (

@@ -18,9 +18,14 @@ KEPT_FREE = 4
 
 
 class CallBudget:
-    """Slots for calls of agent services, over all runs. On the loop's thread only."""
+    """Slots for calls of agent services, over all runs. On the loop's thread only.
+
+    Attributes:
+        slots: how many there are.
+    """
 
     def __init__(self, slots: int) -> None:
+        self.slots = slots
         self._free = slots
         self._creating = 0
         self._most_creating = max(1, slots - max(1, slots // KEPT_FREE))

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, WaitTimeoutError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
 HEARTBEAT = 0.05
-"""Seconds between two looks at the loop while a cell awaits a run: a signal is only seen when the loop wakes."""
+"""Seconds between two rounds of the loop while a cell awaits runs: a signal is only seen when the loop wakes."""
 
 log = logging.getLogger("flyteagent_nb")
 
@@ -89,6 +90,32 @@ class RunSnapshot(NamedTuple):
     def elapsed(self) -> float:
         """Seconds since it was submitted, until it ended."""
         return self.seconds if self.seconds is not None else time.time() - self.submitted
+
+
+class _Heartbeat:
+    """Wakes a loop every HEARTBEAT seconds while a run is awaited on it: one timer, however many runs."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._waiting += 1
+        if self._timer is None:
+            self._beat()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting -= 1
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _beat(self) -> None:
+        # The loop is not kept: it is the weak key under which this one is found.
+        self._timer = asyncio.get_running_loop().call_later(HEARTBEAT, self._beat)
+
+
+_heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Heartbeat] = weakref.WeakKeyDictionary()
 
 
 class RunControl(Protocol):
@@ -229,12 +256,9 @@ class Run:
     async def _wait(self) -> Any:
         if not self._future.done():
             self._control.check_may_await()
-            waiter = asyncio.wrap_future(self._future)
-            try:
-                while not waiter.done():
-                    await asyncio.wait({waiter}, timeout=HEARTBEAT)
-            finally:
-                waiter.cancel()  # else a wait that was given up would wake its loop, which may be closed by then
+            loop = asyncio.get_running_loop()
+            with _heartbeats.setdefault(loop, _Heartbeat()):
+                await asyncio.wrap_future(self._future)  # a cancel ends this wrapper, not the future behind it
         return self._value()
 
     def _value(self) -> Any:

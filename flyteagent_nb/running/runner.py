@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
+from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
-    from flyteagent_nb.running.budget import CallBudget
     from flyteagent_nb.running.journal import AttemptRecord, Journal
     from flyteagent_nb.running.propeller import Failure
     from flyteagent_nb.running.routing import Router
@@ -200,6 +200,8 @@ class Runner:
         return open_runs
 
     def _start(self, driven: Driven) -> None:
+        if driven.settings.calls_in_flight != self.budget.slots:  # what is under way goes back to the old one
+            self.budget = CallBudget(driven.settings.calls_in_flight)
         task = asyncio.get_running_loop().create_task(self._drive(driven))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

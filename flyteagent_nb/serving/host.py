@@ -133,8 +133,10 @@ class AgentHost:
             AddressInUseError: somebody else has the port.
             ServiceError: the address is not one of this machine's, or may not be listened on.
         """
-        target = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+        host = host.strip("[]")
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         async with self._starting:
+            await _check_free(host, port, target)
             return await self._listen(
                 target, "open" if open else "token", token=None if open else secrets.token_urlsafe()
             )
@@ -152,7 +154,8 @@ class AgentHost:
             for listener in found:
                 del self._listeners[listener.address.target]
             self._publish()
-            await asyncio.gather(*(_stop(listener) for listener in found))
+            # A caller that waits no longer leaves no server half stopped.
+            await asyncio.shield(asyncio.gather(*(_stop(listener) for listener in found)))
             if not self._listeners and self._servicers is not None:
                 self._servicers.invoker.close()
                 self._servicers = None
@@ -178,9 +181,9 @@ class AgentHost:
         try:
             port = server.add_insecure_port(target)
         except RuntimeError as error:
-            raise _refused(target) from error
+            raise _refused(target, error) from error
         if not port:  # grpcio before 1.60 says it so
-            raise _refused(target)
+            raise _refused(target, RuntimeError("gRPC refused"))
         await server.start()
         if not target.startswith("unix:"):
             target = f"{target.rpartition(':')[0]}:{port}"
@@ -251,21 +254,34 @@ def _remove_folder(folder: str, pid: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refused(target: str) -> ServiceError:
-    """Why nobody can listen at ``target``: gRPC does not say, so the system is asked."""
-    if target.startswith("unix:"):
-        return ServiceError(f"cannot listen on {target}", service=SERVICE, address=target)
-    host, _, port = target.rpartition(":")
-    reason = ""
+async def _check_free(host: str, port: int, target: str) -> None:
+    """Raise where nobody can listen at ``target``: gRPC itself would write to the terminal, and not say why."""
+    if not 0 <= port <= 65_535:  # the system's resolver would wrap it around
+        raise _refused(target, ValueError(f"there is no port {port}"))
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
-                probe.bind(address)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            hint = "take another port, or 0 for a free one"
-            return AddressInUseError(f"port {port} of {host} is taken", service=SERVICE, address=target, hint=hint)
-        reason = f": {error.strerror or error}"
-    return ServiceError(f"cannot listen on {target}{reason}", service=SERVICE, address=target)
+        raise _refused(target, error) from error
+    errors = []
+    for family, kind, protocol, _, address in found:
+        try:
+            with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+                if os.name == "posix":  # as gRPC does it: connections that are closing do not count
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _refused(target, error) from error
+            errors.append(error)
+    if len(errors) == len(found):
+        raise _refused(target, errors[0]) from errors[0]
+
+
+def _refused(target: str, error: Exception) -> ServiceError:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        hint = "take another port, or 0 for a free one"
+        return AddressInUseError(f"{target} is taken", service=SERVICE, address=target, hint=hint)
+    reason = getattr(error, "strerror", None) or error
+    return ServiceError(f"cannot listen on {target}: {reason}", service=SERVICE, address=target)

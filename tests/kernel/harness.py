@@ -83,6 +83,12 @@ class Cell:
         return [o["data"] for o in self.outputs if o["output_type"] == "display_data"]
 
     @property
+    def shown(self) -> dict[str, Any]:
+        """What it showed last, as its value or as a display, by MIME type."""
+        found = [o["data"] for o in self.outputs if o["output_type"] in ("display_data", "execute_result")]
+        return found[-1] if found else {}
+
+    @property
     def error(self) -> str:
         """The error as the notebook shows it, without colours; empty where there is none."""
         errors = [o for o in self.outputs if o["output_type"] == "error"]
@@ -233,6 +239,11 @@ class Kernel:
         kind, content = message["msg_type"], message["content"]
         if kind == "status" and content["execution_state"] == "idle":
             self._idle.add(sent)
+        if kind == "update_display_data":
+            shown = content["transient"]["display_id"]
+            for output in (o for cell in self._cells.values() for o in cell.outputs):
+                if output.get("transient", {}).get("display_id") == shown:
+                    output["data"] = content["data"]
         cell = self._cells.get(sent)
         if cell is None or kind not in ("stream", "execute_result", "display_data", "error"):
             return

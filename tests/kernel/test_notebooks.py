@@ -22,9 +22,9 @@ def run(name: str) -> Any:
 
 
 def text_of(notebook: Any, begins: str) -> str:
-    """The text of the result of the cell that begins so."""
+    """The text of what the cell that begins so shows."""
     (cell,) = [c for c in notebook.cells if c.cell_type == "code" and c.source.startswith(begins)]
-    return "\n".join(o["data"]["text/plain"] for o in cell.outputs if o.output_type == "execute_result")
+    return "\n".join(o["data"]["text/plain"] for o in cell.outputs if "data" in o)
 
 
 def test_first_run() -> None:

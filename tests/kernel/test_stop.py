@@ -1,0 +1,237 @@
+"""The stop button: once deletes the job and ends the cell, twice ends the cell at once, and no moment is a bad one."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tasks import until
+
+from kernel.harness import LOAD, Cell, Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.kernel
+
+SOON = 15.0
+"""Seconds in which a cell must end whose job takes a hundred and whose stop takes milliseconds; a busy machine may need some."""
+
+TASKS = """
+import asyncio, functools
+import flyteagent_nb
+from flytekit import map_task, task, workflow
+from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.extend import TaskPlugins
+from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
+
+LONG = dict(phases=["RUNNING", "SUCCEEDED"], seconds=100.0)
+slow = scripted_task(inputs={"a": int}, name="slow", **LONG)
+hangs = scripted_task(name="hangs", hangs=["delete"], **LONG)
+refuses = scripted_task(name="refuses", raises={"delete": "ValueError: not mine"}, **LONG)
+creates = scripted_task(name="creates", sleeps={"create": 1.5}, **LONG)
+does = scripted_task("do", name="does", hangs=["do"])
+
+class Slow:
+    pass
+
+class SlowTask(AsyncConnectorExecutorMixin, PythonFunctionTask):
+    def __init__(self, task_config, task_function, **kwargs):
+        super().__init__(task_config=task_config, task_type="scripted", task_function=task_function, **kwargs)
+    def get_custom(self, settings):
+        return LONG
+
+TaskPlugins.register_pythontask_plugin(Slow, SlowTask)
+
+@task(task_config=Slow())
+def each(a: int): ...
+
+@task
+def double(a: int) -> int:
+    return 2 * a
+
+@workflow
+def flow(a: int):
+    slow(a=double(a=a))
+
+async def go():
+    slow(a=1)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tasks(kernel: Kernel) -> None:
+    kernel.ok(TASKS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(kernel: Kernel) -> None:
+    kernel.ok("scripted.jobs.clear(); scripted.calls.clear()")
+
+
+def stopped(kernel: Kernel, code: str, *, when: str = "scripted.open_jobs", times: int = 1) -> Cell:
+    """Run a cell and press stop once ``when`` is true in the kernel; the cell must end soon, with an error."""
+    sign = kernel.temporary / "now"
+    sign.unlink(missing_ok=True)
+    kernel.ok(
+        "import pathlib, threading\n"
+        f"def tell():\n    until(lambda: {when})\n    pathlib.Path({str(sign)!r}).touch()\n"
+        "threading.Thread(target=tell, daemon=True).start()"
+    )
+    message = kernel.start(code)
+    until(sign.exists)
+    for i in range(times):
+        if i:
+            time.sleep(0.3)  # two presses, not one twice
+        kernel.interrupt()
+    cell = kernel.finish(message, limit=SOON)
+    assert cell.status == "error", cell
+    return cell
+
+
+def open_jobs(kernel: Kernel) -> str:
+    """The jobs that nobody deleted."""
+    return kernel.value("scripted.open_jobs")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "%%agent_task scripted\nphases: [RUNNING]",
+        "%%agent_task -q\nslow.__class__(slow.script, task_type='scripted', name='here')",
+        "%agent run slow a=1",
+        "run = None\n%agent run slow a=1 -r run",
+        "slow(a=1)",
+        "flow(a=1)",
+        "def f():\n    try:\n        slow(a=1)\n    except Exception:\n        print('eaten')\nf()",
+        "await asyncio.sleep(0)\nslow(a=1)",
+        "await go()",
+        "%time slow(a=1)",
+    ],
+)
+def test_once_deletes_the_job_and_ends_the_cell(kernel: Kernel, code: str) -> None:
+    cell = stopped(kernel, code)
+    assert cell.ename == "TaskStopped", cell
+    assert cell.error.startswith("TaskStopped: stopped by the user; run ") and "hint: %agent show " in cell.error
+    assert "eaten" not in str(cell)
+    assert open_jobs(kernel) == "[]"
+    assert kernel.value("scripted.count('create'), scripted.count('delete')") == "(1, 1)"
+    assert kernel.value("flyteagent_nb.get_workspace().runner.find('last').cancelled") == "True"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await asyncio.gather(go())",
+        "await asyncio.gather(go(), go(), go())",
+        "await asyncio.create_task(go())",
+        "await asyncio.wait_for(go(), 100)",
+    ],
+)
+def test_in_a_task_of_an_async_cell_it_does_not_take_the_kernel_along(kernel: Kernel, code: str) -> None:
+    cell = stopped(kernel, code)
+    if sys.version_info >= (3, 11):  # 3.10 makes a new CancelledError of it
+        assert cell.ename == "TaskCancelled", cell
+        assert cell.error.startswith("TaskCancelled: stopped by the user")
+    assert kernel.value("1 + 1") == "2"
+    assert open_jobs(kernel) == "[]"
+    assert kernel.value("scripted.count('create'), scripted.count('delete')") == "(1, 1)"
+
+
+def test_a_map_task_is_stopped_whole(kernel: Kernel) -> None:
+    cell = stopped(kernel, "map_task(each)(a=[1, 2, 3])", when="len(scripted.open_jobs) == 3")
+    assert "3 runs cancelled" in cell.error
+    assert open_jobs(kernel) == "[]"
+    assert kernel.value("scripted.count('delete')") == "3"
+
+
+@pytest.mark.parametrize(("code", "error"), [("run.result()", "KeyboardInterrupt"), ("await run", "CancelledError")])
+def test_a_bare_wait_ends_and_leaves_the_run_going(kernel: Kernel, code: str, error: str) -> None:
+    cell = stopped(kernel, f"run = flyteagent_nb.submit(slow, a=1)\n{code}")
+    assert error in str(cell)
+    assert kernel.value("run.done, run.snapshot.stopping, len(scripted.open_jobs)") == "(False, False, 1)"
+    kernel.ok("run.cancel(); run.exception(30)")
+    assert open_jobs(kernel) == "[]"
+
+
+def test_following_the_output_ends_and_leaves_the_run_going(kernel: Kernel) -> None:
+    kernel.ok("run = flyteagent_nb.submit(slow, a=1)")
+    cell = stopped(kernel, "%agent logs last -f")
+    assert cell.ename == "TaskStopped" and "it goes on" in cell.error
+    assert kernel.value("run.done") == "False"
+    kernel.ok("run.cancel(); run.exception(30)")
+
+
+def test_where_the_delete_hangs_the_cell_ends_with_its_grace_and_says_so(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.stop_grace = 0.5")
+    cell = stopped(kernel, "hangs()")
+    kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
+    assert cell.ename == "TaskStopped"
+    assert "the delete goes on in the background" in cell.error and "tells what came of it" in cell.error
+    assert kernel.value("scripted.count('delete') > 0, flyteagent_nb.get_workspace().runner.find('last').snapshot.stopping") == "(True, True)"
+
+
+def test_twice_ends_the_cell_at_once(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.stop_grace = 300.0")
+    cell = stopped(kernel, "hangs()", times=2)
+    kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
+    assert cell.ename == "TaskStopped" and "the delete goes on in the background" in cell.error
+
+
+def test_a_delete_that_fails_is_told(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.stop_grace = 300.0")  # it is tried again and again
+    cell = stopped(kernel, "refuses()")
+    kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
+    assert "its job could not be deleted and may still run" in cell.error and "ValueError: not mine" in cell.error
+
+
+def test_a_create_under_way_ends_and_its_job_is_deleted(kernel: Kernel) -> None:
+    cell = stopped(kernel, "creates()", when="scripted.count('create')")
+    assert cell.ename == "TaskStopped"
+    kernel.ok("until(lambda: scripted.count('delete'))")
+    assert kernel.value("len(scripted.jobs), scripted.open_jobs") == "(1, [])"
+
+
+def test_a_sync_call_is_cancelled(kernel: Kernel) -> None:
+    cell = stopped(kernel, "does()", when="agents.do.count('do')")
+    assert cell.ename == "TaskStopped" and "its call was ended" in cell.error
+    kernel.ok("until(lambda: agents.do.cancelled == ['do'])")
+
+
+def test_a_cell_that_does_not_wait_is_interrupted_as_ever(kernel: Kernel) -> None:
+    cell = stopped(kernel, "slow(a=1) if False else None\nimport time\nhere = True\ntime.sleep(100)", when="'here' in globals()")
+    assert "KeyboardInterrupt" in str(cell)
+    assert kernel.value("1 + 1") == "2"
+
+
+def test_no_moment_leaves_a_job_behind(kernel: Kernel) -> None:
+    seed = random.randrange(1000)
+    moments = random.Random(seed)
+    codes = ["slow(a=1)", "%agent run slow a=1", "await go()", "flow(a=1)", "%%agent_task scripted\nphases: [RUNNING]"]
+    for i in range(20):
+        message = kernel.start(codes[i % len(codes)])
+        time.sleep(moments.random() * 0.04)
+        cell = None
+        for _ in range(int(SOON)):
+            kernel.interrupt()
+            try:
+                cell = kernel.finish(message, limit=1.0)
+                break
+            except TimeoutError:  # it was pressed before the cell began, and the kernel drops that
+                continue
+        assert cell is not None and cell.status == "error", (seed, i, cell)
+        kernel.ok("until(lambda: not scripted.open_jobs)")
+    assert kernel.value("scripted_task('echo', inputs={'a': int}, outputs={'a': int})(a=3)") == "3"
+
+
+def test_while_the_service_starts_it_ends_the_cell_alone(new_kernel: Callable[[], Kernel]) -> None:
+    kernel = new_kernel()
+    kernel.ok(LOAD)
+    message = kernel.start("print('GO', flush=True)\n%agent")
+    kernel.wait_for_output(message, "GO")
+    kernel.interrupt()
+    assert kernel.finish(message).status in ("error", "ok")  # ok where the machine was fast enough
+    assert "serving" in kernel.value("%agent")
