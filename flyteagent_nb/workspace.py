@@ -6,10 +6,12 @@ Opening returns at once; the imports (seconds) and the start of the service go o
 from __future__ import annotations
 
 import atexit
+import collections
 import concurrent.futures
+import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
@@ -19,7 +21,7 @@ from flyteagent_nb.serving.catalog import BrokenPlugin, Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from flytekit.core.base_task import PythonTask
     from flytekit.core.context_manager import FlyteContext
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.tasks import TaskCall
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.host import Address, AgentHost
+
+T = TypeVar("T")
 
 CLOSE_WAIT = 2.0
 """Seconds that closing may take."""
@@ -52,7 +56,7 @@ class Workspace:
         self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
         self._on_flytekit: list[Callable[[], object]] = []
-        self._notices: list[str] = []
+        self._notices: collections.deque[str] = collections.deque()
         self._host: AgentHost | None = None
         self._runner: Runner | None = None
         self._capture: Any = None
@@ -315,6 +319,11 @@ class Workspace:
 
     # --- serving ---
 
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        thread = self._thread  # the one that it was opened on: a forked child would get another
+        assert thread is not None
+        return thread.run(work)
+
     @property
     def host(self) -> AgentHost:
         """The agent service; waits until it is there."""
@@ -332,7 +341,7 @@ class Workspace:
         Raises:
             AddressInUseError: somebody else listens there.
         """
-        return get_loop_thread().run(self.host.serve(port, host, open=open))
+        return self._on_loop(self.host.serve(port, host, open=open))
 
     def stop_serving(self, target: str | None = None) -> list[Address]:
         """Stop serving on an address, or on all but the private one.
@@ -347,7 +356,7 @@ class Workspace:
         before = served.addresses
         targets = [target] if target else [a.target for a in before if a.kind != "private"]
         for each in targets:
-            get_loop_thread().run(served.stop(each))
+            self._on_loop(served.stop(each))
         return [a for a in before if a not in served.addresses]
 
     def remove(self, task_type: str, version: int | None = None) -> tuple[AgentEntry, ...]:
@@ -367,7 +376,10 @@ class Workspace:
 
     def take_notices(self) -> list[str]:
         """The lines that have come up since the last call."""
-        taken, self._notices = self._notices, []
+        taken: list[str] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._notices.popleft())
         return taken
 
     def blocked_by(self) -> tuple[str, str, float] | None:

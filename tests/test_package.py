@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "flyteagent_nb").rglob("*.py")}
+PACKAGE = {
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "flyteagent_nb").rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,8 @@ def metadata(built: Path) -> Message:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: set[str]) -> None:
     info = f"flyteagent_nb-{flyteagent_nb.__version__}.dist-info"
-    assert {n for n in wheel if not n.startswith(info)} == {*MODULES, "flyteagent_nb/py.typed"}
+    assert {n for n in wheel if not n.startswith(info)} == PACKAGE
+    assert "flyteagent_nb/py.typed" in wheel
     assert f"{info}/licenses/LICENSE" in wheel
 
 
@@ -60,7 +65,7 @@ def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert MODULES <= names
+    assert PACKAGE <= names
     assert {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "constraints.txt", "tests/conftest.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
 

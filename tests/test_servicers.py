@@ -373,6 +373,20 @@ def test_a_sync_call_without_its_two_messages(serve, messages):
     serve(test, DoAgent())
 
 
+def test_a_refusal_reaches_a_client_that_is_slow_to_write(serve):
+    async def test(s):
+        for turns in range(200):
+            call = s.ours.synchronous.ExecuteTaskSync(metadata=RUN, timeout=20)
+            await call.write(header(template("scripted")))
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            await call.write(pb.ExecuteTaskSyncRequest(inputs=literals_pb2.LiteralMap()))
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    serve(test, ScriptedAgent())
+
+
 def deep(n):
     if n:
         deep(n - 1)

@@ -240,21 +240,21 @@ class AgentMagics(Magics):
     def _follow(self, run: Run) -> None:
         """Print what comes until the run ends; the stop button ends the following, not the run."""
         shown = 0
-        while True:
-            done = run.done
-            lines, shown = self._workspace.captured_since(run.id, shown)
-            for line in lines:
-                sys.stdout.write(line + "\n")
-            if done:
-                return
-            try:
+        try:
+            while True:
+                done = run.done
+                lines, shown = self._workspace.captured_since(run.id, shown)
+                for line in lines:
+                    sys.stdout.write(line + "\n")
+                if done:
+                    return
                 _wait(run, FOLLOW)
-            except KeyboardInterrupt:
-                raise TaskStopped(
-                    f"stopped following run {run.id} of {run.name}; it goes on",
-                    run_ids=[run.id],
-                    hint=f"%agent cancel {run.id} stops it",
-                ) from None
+        except KeyboardInterrupt:
+            raise TaskStopped(
+                f"stopped following run {run.id} of {run.name}; it goes on",
+                run_ids=[run.id],
+                hint=f"%agent cancel {run.id} stops it",
+            ) from None
 
     def _compile_python(self, body: str) -> tuple[ast.Module, Callable[[], Any]]:
         """Compile the cell as IPython would; what is returned runs it in the user's namespace.

@@ -38,17 +38,26 @@ class Block:
         id: its display id.
         sent: when it was last sent, by the monotonic clock.
         loaded: whether a page shows it from the file: displays do not reach it there.
+        poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
+        polled: when it was last looked at, by the monotonic clock.
     """
+
+    poll: float | None = None
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self.sent = 0.0
+        self.polled = 0.0
         self.loaded = False
 
     @property
     def live(self) -> bool:
         """Whether it may still change."""
         raise NotImplementedError
+
+    def changed(self) -> bool:
+        """Whether it would look different now; asked, on the page's thread, where ``poll`` is set."""
+        return True
 
     def text(self) -> str:
         """For a terminal, and for whoever cannot show HTML."""
@@ -179,7 +188,7 @@ class Page:
         """Send what has changed and may be sent; the seconds until something else may."""
         browser = self._browser is not None and self._browser.ready
         interval = AT_MOST if browser else SELDOM
-        pause: float | None = None
+        pause = self._poll()
         for block_id in tuple(self._touched):
             block = self._blocks.get(block_id)
             if block is None:
@@ -197,9 +206,23 @@ class Page:
             self._guarded(lambda block=block: self._publish(block, update=True))  # type: ignore[misc]
         if not browser:  # nobody counts the seconds on the page, so they are counted here
             for block in tuple(self._blocks.values()):
-                if block.live:
+                if block.live and block.poll is None:
                     self._touched.add(block.id)
-                    pause = SELDOM
+                    pause = SELDOM if pause is None else min(pause, SELDOM)
+        return pause
+
+    def _poll(self) -> float | None:
+        """Touch the blocks that nobody else touches, where they have changed; the seconds until the next look."""
+        pause: float | None = None
+        for block in tuple(self._blocks.values()):
+            if block.poll is None or not block.live:
+                continue
+            now = time.monotonic()
+            if now - block.polled >= block.poll:
+                block.polled = now
+                self._guarded(lambda block=block: block.changed() and self._touched.add(block.id))  # type: ignore[misc]
+            left = block.polled + block.poll - now
+            pause = left if pause is None else min(pause, left)
         return pause
 
     def _end(self, block: Block) -> None:

@@ -266,18 +266,19 @@ class _SyncAgentService(services.SyncAgentServiceServicer):  # type: ignore[misc
         await context.write(answer)
 
     async def _do(self, header: Any, read: Callable[[], Awaitable[Any]]) -> Any:
+        # Before all else: a client whose write meets a call that has ended sees INTERNAL, and never the status.
+        second = await read()
+        if second is grpc.aio.EOF or second.WhichOneof("part") != "inputs":
+            raise CallError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the second message of ExecuteTaskSync must be the inputs, also where there are none",
+            )
         template = TaskTemplate.from_flyte_idl(header.template)
         entry = self._servicers.current(template.type, template.task_type_version)
         if not entry.is_sync:
             raise CallError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"task type {template.type!r} is served by an async agent, {entry.name!r}: call CreateTask",
-            )
-        second = await read()
-        if second is grpc.aio.EOF or second.WhichOneof("part") != "inputs":
-            raise CallError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "the second message of ExecuteTaskSync must be the inputs, also where there are none",
             )
         returned = await self._servicers.invoker.call(
             entry,

@@ -101,7 +101,7 @@ def open_jobs(kernel: Kernel) -> str:
     "code",
     [
         "%%agent_task scripted\nphases: [RUNNING]",
-        "%%agent_task -q\nslow.__class__(slow.script, task_type='scripted', name='here')",
+        "%%agent_task -q\nscripted_task(name='here', **LONG)",
         "%agent run slow a=1",
         "run = None\n%agent run slow a=1 -r run",
         "slow(a=1)",
@@ -158,8 +158,11 @@ def test_a_bare_wait_ends_and_leaves_the_run_going(kernel: Kernel, code: str, er
 
 
 def test_following_the_output_ends_and_leaves_the_run_going(kernel: Kernel) -> None:
-    kernel.ok("run = flyteagent_nb.submit(slow, a=1)")
-    cell = stopped(kernel, "%agent logs last -f")
+    kernel.ok("run = flyteagent_nb.submit(scripted_task(prints={'create': 'created'}, **LONG))")
+    message = kernel.start("%agent logs last -f")
+    kernel.wait_for_output(message, "created")
+    kernel.interrupt()
+    cell = kernel.finish(message, limit=SOON)
     assert cell.ename == "TaskStopped" and "it goes on" in cell.error
     assert kernel.value("run.done") == "False"
     kernel.ok("run.cancel(); run.exception(30)")

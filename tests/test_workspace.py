@@ -1,0 +1,303 @@
+"""The owner: it opens and closes everything, and is how Python code gets at it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flytekit.extend.backend.base_connector import ConnectorRegistry, Resource
+from scripted import DoAgent, NoopAgent
+from scripted_tasks import PATIENCE, Agents, scripted_task, until
+
+import flyteagent_nb
+from flyteagent_nb.errors import (
+    AddressInUseError,
+    ServiceError,
+    ServiceNotFoundError,
+    TaskTypeNotFoundError,
+    WrongThreadError,
+)
+from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.workspace import Workspace, get_workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest_plugins = ("fixtures_workspace",)
+
+
+def run_noop(workspace: Workspace) -> Any:
+    workspace.catalog.register(NoopAgent())
+    return workspace.submit(scripted_task("noop"), {}).result(PATIENCE)
+
+
+# --- opening and closing ---
+
+
+def test_there_is_one_in_a_process(workspace: Workspace) -> None:
+    assert get_workspace() is workspace is flyteagent_nb.get_workspace()
+
+
+def test_opening_again_and_again(workspace: Workspace) -> None:
+    host, runner = workspace.host, workspace.runner
+    workspace.open()
+    workspace.wait()
+    assert workspace.state == "serving" and workspace.host is host and workspace.runner is runner
+
+
+def test_many_open_at_once(workspace: Workspace) -> None:
+    workspace.close()
+    assert (workspace.state, workspace.addresses()) == ("closed", ())
+    start = threading.Barrier(8)
+    hosts: list[Any] = []
+
+    def open_it() -> None:
+        start.wait(PATIENCE)
+        workspace.wait(PATIENCE)
+        hosts.append(workspace.host)
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(hosts) == 8 and len({id(host) for host in hosts}) == 1
+    assert run_noop(workspace) is None
+
+
+def test_closing_and_opening_many_times_leaves_nothing(workspace: Workspace) -> None:
+    def around() -> None:
+        root, socket = workspace.runner.storage.root, workspace.addresses()[0].target.removeprefix("unix:")
+        assert run_noop(workspace) is None
+        assert workspace.close() == 0
+        assert not root.exists() and not os.path.exists(os.path.dirname(socket))
+        workspace.wait(PATIENCE)
+
+    stdout = sys.stdout
+    around()
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    count = threading.active_count()
+    for _ in range(10):
+        around()
+    until(lambda: threading.active_count() <= count)
+    if before:
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
+    assert get_loop_thread() is workspace._thread
+    workspace.close()
+    assert ConnectorRegistry.register.__module__ == "flytekit.extend.backend.base_connector"
+    assert sys.stdout is stdout
+    workspace.wait(PATIENCE)
+
+
+def test_waiting_on_the_loops_own_thread_before_it_serves(workspace: Workspace) -> None:
+    workspace.close()
+
+    async def inside() -> None:
+        with pytest.raises(WrongThreadError):
+            workspace.wait()
+
+    get_loop_thread().run(inside(), PATIENCE)
+    workspace.wait(PATIENCE)
+
+
+def test_a_service_that_cannot_start_says_so_and_may_be_tried_again(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.close()
+    (tmp_path / "file").write_text("")
+    workspace.config.run_folder = str(tmp_path / "file" / "runs")
+    for _ in range(2):
+        with pytest.raises(
+            ServiceError, match="the agent service of this kernel did not start: NotADirectoryError"
+        ) as e:
+            workspace.wait(PATIENCE)
+        assert "%reload_ext flyteagent_nb" in e.value.hint and workspace.state == "failed"
+    with pytest.raises(ServiceError):
+        flyteagent_nb.submit(scripted_task("noop"))
+    assert workspace.close() == 0 and workspace.addresses() == ()
+    workspace.config.run_folder = ""
+    workspace.wait(PATIENCE)
+    assert run_noop(workspace) is None
+
+
+def test_a_folder_of_the_users_own(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.close()
+    workspace.config.run_folder = str(tmp_path / "runs")
+    workspace.wait(PATIENCE)
+    agents = Agents()
+    workspace.catalog.register(agents.scripted)
+    run = workspace.submit(scripted_task(), {})
+    run.result(PATIENCE)
+    workspace.close()
+    assert os.listdir(tmp_path / "runs") == [f"{run.id}-1"]
+    workspace.config.run_folder = ""
+    workspace.wait(PATIENCE)
+
+
+def test_whoever_wants_to_know_of_flytekit_is_told(workspace: Workspace) -> None:
+    workspace.close()
+    told: list[str] = []
+    workspace.open(on_flytekit=lambda: told.append("here"))
+    workspace.wait(PATIENCE)
+    assert told == ["here"]
+
+
+def test_reading_while_it_is_closed(workspace: Workspace) -> None:
+    workspace.close()
+    assert not workspace.serves("noop", 0)
+    assert workspace.captured("ab12") == [] and workspace.captured_since("ab12", 0) == ([], 0)
+    assert workspace.blocked_by() is None and workspace.addresses() == ()
+    workspace.wait(PATIENCE)
+
+
+# --- serving ---
+
+
+def test_serving_on_a_port_and_stopping(workspace: Workspace) -> None:
+    (private,) = workspace.addresses()
+    address = workspace.serve(0)
+    assert address.port and address.token and workspace.addresses() == (private, address)
+    with pytest.raises(AddressInUseError, match=str(address.port)):
+        workspace.serve(address.port)
+    opened = workspace.serve(0, open=True)
+    assert opened.token is None
+    assert workspace.stop_serving(str(opened.port)) == [opened]
+    with pytest.raises(ServiceNotFoundError):
+        workspace.stop_serving(str(opened.port))
+    assert workspace.stop_serving() == [address] and workspace.addresses() == (private,)
+    assert workspace.stop_serving() == []
+    assert run_noop(workspace) is None
+
+
+def test_removing_a_type_that_is_not_there(workspace: Workspace) -> None:
+    with pytest.raises(TaskTypeNotFoundError):
+        workspace.remove("never")
+
+
+# --- what a person should hear ---
+
+
+def test_notices_are_taken_once(workspace: Workspace) -> None:
+    workspace.notice("one")
+    workspace.notice("two")
+    assert workspace.take_notices() == ["one", "two"] and workspace.take_notices() == []
+
+
+def test_no_notice_is_lost_between_threads(workspace: Workspace) -> None:
+    taken: list[str] = []
+    stop = threading.Event()
+
+    def take() -> None:
+        while not stop.is_set():
+            taken.extend(workspace.take_notices())
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    for number in range(20_000):
+        workspace.notice(str(number))
+    stop.set()
+    taker.join(PATIENCE)
+    taken += workspace.take_notices()
+    assert len(taken) == 20_000
+
+
+def test_an_agent_that_blocks_the_loop_is_named(workspace: Workspace) -> None:
+    release, seen = threading.Event(), []
+
+    class Blocking(DoAgent):
+        name = "Blocking"
+
+        async def do(self, task_template: Any, output_prefix: str, inputs: Any = None, **kwargs: Any) -> Resource:
+            release.wait(PATIENCE)
+            return Resource(phase=3)
+
+    workspace.catalog.register(Blocking("blocking"))
+    workspace.config.deadline = 0.0
+    run = workspace.submit(scripted_task("blocking"), {})
+    seen.append(until(workspace.blocked_by))
+    release.set()
+    run.result(PATIENCE)
+    name, operation, seconds = seen[0]
+    assert (name, operation) == ("Blocking", "do") and seconds > 1.0
+    assert workspace.blocked_by() is None
+    (notice,) = workspace.take_notices()
+    assert notice.startswith("warning: agent 'Blocking'") and "`async def do`" in notice
+
+
+def test_lines_since_a_position(workspace: Workspace) -> None:
+    agents = Agents()
+    workspace.catalog.register(agents.do)
+    run = workspace.submit(scripted_task("do", prints={"do": "one\ntwo"}), {})
+    run.result(PATIENCE)
+    lines, position = workspace.captured_since(run.id, 0)
+    assert lines == ["one", "two"] and workspace.captured_since(run.id, position) == ([], position)
+
+
+# --- the end of a process ---
+
+ENDING = """
+import sys, time
+import flyteagent_nb
+from scripted_tasks import Agents, scripted_task, until
+workspace = flyteagent_nb.get_workspace()
+workspace.wait()
+agents = Agents()
+for agent in (agents.scripted, agents.do, agents.plain_do, agents.noop):
+    workspace.catalog.register(agent)
+workspace.config.deadline = 0.0
+runs = [workspace.submit(scripted_task(phases=["RUNNING"]), {}) for _ in range(3)]
+runs.append(workspace.submit(scripted_task("do", hangs=["do"]), {}))
+until(lambda: all(run.phase == "RUNNING" for run in runs))
+print(workspace.runner.storage.root)
+print(workspace.addresses()[0].target.removeprefix("unix:"))
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "workspace.close()"])
+def test_a_process_ends_quietly_with_runs_under_way(tmp_path: Path, ending: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ENDING + ending + "\n")
+    tests = os.path.dirname(__file__)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < 90
+    root, socket = done.stdout.splitlines()
+    assert not os.path.exists(root) and not os.path.exists(os.path.dirname(socket))
+
+
+def test_submit_opens_the_service_where_nobody_did(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import flyteagent_nb
+            from scripted_tasks import scripted_task
+            from scripted import NoopAgent
+            from flytekit.extend.backend.base_connector import ConnectorRegistry
+            ConnectorRegistry.register(NoopAgent())
+            print(flyteagent_nb.get_workspace().state)
+            print(flyteagent_nb.submit(scripted_task("noop")).result(60))
+            print(flyteagent_nb.get_workspace().state)
+            """
+        )
+    )
+    tests = os.path.dirname(__file__)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
+    )
+    assert (done.stdout.split(), done.stderr) == (["closed", "None", "serving"], "")
