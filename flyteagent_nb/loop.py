@@ -10,7 +10,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 WORKERS = 32
 """Threads for the blocking parts of agents; asyncio's own default is 6 on two cores."""
 
@@ -32,11 +36,64 @@ FORK_WAIT = 1.0
 
 
 class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
-    """A pool whose work runs in a copy of the context of whoever submits it, as ``asyncio.to_thread`` does."""
+    """A pool of daemon threads; work runs in a copy of the context of whoever submits it, as ``asyncio.to_thread`` does.
+
+    Daemons, because Python would wait at its end for an agent's ``do`` that never returns. asyncio takes no other class than this
+    base for a default executor; nothing of its threads is used.
+
+    Args:
+        workers: how many threads at the most; they are started as they are needed.
+        name: the beginning of the threads' names.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        super().__init__(1)
+        self._most = workers
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._servants: list[threading.Thread] = []
+        self._starting = threading.Lock()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Schedule ``fn(*args, **kwargs)`` in a copy of the caller's context."""
-        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(context.run(fn, *args, **kwargs))
+            except BaseException as error:  # an agent may raise anything, SystemExit too; the future holds it
+                future.set_exception(error)
+
+        self._work.put(run)
+        if not self._idle.acquire(blocking=False):
+            with self._starting:
+                if len(self._servants) < self._most:
+                    name = f"{self._name}-{len(self._servants) + 1}"
+                    self._servants.append(threading.Thread(target=self._serve, name=name, daemon=True))
+                    self._servants[-1].start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end once they have nothing left to do, and wait for that where asked."""
+        if cancel_futures:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._work.get_nowait()
+        for _ in self._servants:
+            self._work.put(None)
+        if wait:
+            for thread in self._servants:
+                thread.join()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # what it holds must not wait for the next one
+            self._idle.release()
 
 
 class ForkGate:
@@ -106,13 +163,18 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self.gate: ForkGate | None = None
         self._pid = os.getpid()
-        self.loop.set_default_executor(ContextExecutor(WORKERS, thread_name_prefix="flyteagent_nb-agent"))
+        self.loop.set_default_executor(ContextExecutor(WORKERS, "flyteagent_nb-agent"))
         self._thread = threading.Thread(target=self._main, name="flyteagent_nb", daemon=True)
         self._thread.start()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # A task that an agent made for itself called sys.exit: asyncio lets that through, and every other call would hang.
+                logger.warning("a task on the agents' event loop tried to end the process; it goes on", exc_info=True)
 
     @property
     def is_current(self) -> bool:

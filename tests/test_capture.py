@@ -79,7 +79,7 @@ def test_runs_are_kept_apart_in_tasks_and_threads_and_nested(capturing):
         go.wait()
         sys.stdout.write(f"{name} ends\n")
 
-    with ContextExecutor(2) as pool:
+    with ContextExecutor(2, "test") as pool:
         for name in ("a", "b"):
             with capture.run(name):
                 pool.submit(agent, name)
@@ -144,7 +144,7 @@ CELLS = [
 import logging, sys, threading
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.serving.capture import Capture, OutputStore
-store, next_cell, pool = OutputStore(), threading.Event(), ContextExecutor(1)
+store, next_cell, pool = OutputStore(), threading.Event(), ContextExecutor(1, "test")
 capture = Capture(store.sink)
 capture.install()
 print("cell 0")

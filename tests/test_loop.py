@@ -104,7 +104,7 @@ def test_a_callback_runs_on_the_loop() -> None:
 
 def test_pool_threads_have_the_context_of_who_submits() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
-    with ContextExecutor(1) as pool:
+    with ContextExecutor(1, "test") as pool:
         assert pool.submit(variable.get).result(PATIENCE) == "none"
         variable.set("mine")
         assert pool.submit(variable.get).result(PATIENCE) == "mine"

@@ -48,15 +48,22 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.agents.duckdb_job import Job, Outcome
 
-for _library in (
-    "duckdb",
-    "numpy",
-    "pandas",
-    "pyarrow",
-):  # looked for here, imported with the first query: they take a second
-    # flytekit has made lazy modules of some: to find their specs would import them, here on a background thread, and a cell that
-    # uses pandas meanwhile would meet half of it.
-    if _library not in sys.modules and importlib.util.find_spec(_library) is None:
+_LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow")
+
+
+def _has(library: str) -> bool:
+    """Whether ``library`` is installed, without importing it: that takes a second, and comes with the first query.
+
+    flytekit has made lazy modules of some: to find the spec of one would import it, here on a background thread, and a cell that uses
+    pandas meanwhile would meet half of it.
+    """
+    if library in sys.modules:
+        return sys.modules[library] is not None
+    return importlib.util.find_spec(library) is not None
+
+
+for _library in _LIBRARIES:
+    if not _has(_library):
         raise ImportError(f"the DuckDB agent needs {_library}: pip install 'flyteagent_nb[duckdb]'", name=_library)
 
 TASK_TYPE = "duckdb_query"

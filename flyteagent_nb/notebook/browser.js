@@ -2,7 +2,6 @@
 // HTML, which stays in the notebook as it is; where no kernel answers, the parts marked fa-live stay hidden.
 
 const STYLE = `
-.fa-live { display: revert !important; }
 .fa-box { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
 .fa-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
 .fa-rule, .fa-rule td, .fa-rule th { border-color: var(--jp-border-color2, #8884) !important; }
@@ -23,6 +22,9 @@ const STYLE = `
 .fa-field { font: inherit; font-size: 13px; padding: 3px 6px; border-radius: 4px; color: var(--jp-ui-font-color1, inherit);
   background: var(--jp-layout-color0, transparent); border: 1px solid var(--jp-border-color1, #8886); box-sizing: border-box; }
 .fa-field[aria-invalid="true"] { border-color: var(--jp-error-color1, #d8453c); }
+.fa-field::placeholder { color: var(--jp-ui-font-color3, #8888); opacity: 1; }
+.fa-field[type="checkbox"] { accent-color: var(--jp-brand-color1, #1f7fd0); vertical-align: -2px; }
+[data-jp-theme-light="false"] .fa-field { color-scheme: dark; }
 `;
 
 const clock = (seconds) => {
@@ -32,25 +34,28 @@ const clock = (seconds) => {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 };
 
+const CONTROLS = "[data-fa-do], [data-fa-filter], [data-fa-field]";
+
 function start(model) {
   const kernel = model.get("kernel");
   const ours = `[data-fa-kernel="${CSS.escape(kernel)}"]`;
   const all = (selector) => document.querySelectorAll(`${ours} ${selector}, ${ours}${selector}`);
   const seen = new WeakMap(); // a clock's element -> when it came, in ms of this page
   const filters = new Map(); // a block's id -> what was typed or chosen in its filters
+  const drafts = new Map(); // a field's key -> what was typed into it, and the reset that it was typed after
   let focused = null; // the control that had the focus when its block was replaced
 
   const style = document.createElement("style");
-  style.textContent = STYLE + `${ours} .fa-still { display: none; }`;
+  style.textContent = STYLE + `${ours} .fa-live { display: revert !important; } ${ours} .fa-still { display: none; }`;
   document.head.append(style);
 
   const blockOf = (element) => element.closest?.(ours);
   const keyOf = (control) => `${blockOf(control)?.dataset.faBlock}/${control.dataset.faDo ?? ""}/${control.dataset.faId ?? control.name ?? ""}`;
 
+  const typedInto = (field) => (field.type === "checkbox" ? "checked" : "value");
   const fieldsOf = (block) => {
     const values = {};
-    for (const field of block.querySelectorAll("[data-fa-field]"))
-      values[field.name] = field.type === "checkbox" ? field.checked : field.value;
+    for (const field of block.querySelectorAll("[data-fa-field]")) values[field.name] = field[typedInto(field)];
     return values;
   };
 
@@ -77,12 +82,13 @@ function start(model) {
     model.send({ do: control.dataset.faDo, id: control.dataset.faId, block: block.dataset.faBlock, fields });
   };
 
-  // Enter in a field of a form runs it; a key that is typed into a field is no command of the notebook.
+  // Enter in a field of a form runs it, with Ctrl in one of many lines; a key that is typed into a field is no command of the notebook.
   const typed = (event) => {
     const field = event.target.closest?.("[data-fa-field], [data-fa-filter]");
     if (!field || !blockOf(field)) return;
     event.stopPropagation();
-    if (event.key === "Enter" && field.dataset.faField !== undefined && field.tagName === "INPUT") {
+    const runs = field.tagName === "INPUT" || event.ctrlKey || event.metaKey;
+    if (event.key === "Enter" && field.dataset.faField !== undefined && runs && !event.isComposing) {
       event.preventDefault();
       const button = blockOf(field).querySelector("[data-fa-fields]");
       if (button) act({ type: "pointerdown", button: 0, target: button, stopPropagation() {}, preventDefault() {} });
@@ -111,6 +117,11 @@ function start(model) {
     filter(block);
   };
 
+  const drafted = (event) => {
+    const field = event.target.closest?.("[data-fa-field]");
+    if (field && blockOf(field)) drafts.set(keyOf(field), { typed: field[typedInto(field)], reset: field.dataset.faReset });
+  };
+
   // A block is replaced as a whole when something changed: give back what was typed, and the focus.
   const replaced = () => {
     for (const block of document.querySelectorAll(ours)) {
@@ -123,19 +134,26 @@ function start(model) {
         for (const field of block.querySelectorAll("[data-fa-filter]")) field.value = wanted[field.dataset.faFilter] ?? field.value;
         filter(block);
       }
+      for (const field of block.querySelectorAll("[data-fa-field]")) {
+        const draft = drafts.get(keyOf(field));
+        if (!draft) continue;
+        if (draft.reset === field.dataset.faReset) field[typedInto(field)] = draft.typed;
+        else drafts.delete(keyOf(field)); // the kernel has filled it anew
+      }
       if (focused && (document.activeElement === document.body || !document.activeElement?.isConnected)) {
-        for (const control of block.querySelectorAll("[data-fa-do], [data-fa-filter]")) {
-          if (keyOf(control) !== focused.key) continue;
+        const { key, from, to } = focused; // as focus() remembers anew
+        for (const control of block.querySelectorAll(CONTROLS)) {
+          if (keyOf(control) !== key) continue;
           control.focus({ preventScroll: true });
-          if (focused.caret != null && control.setSelectionRange) control.setSelectionRange(focused.caret, focused.caret);
+          if (from != null && control.setSelectionRange) control.setSelectionRange(from, to);
         }
       }
     }
     tick();
   };
   const remember = (event) => {
-    const control = event.target.closest?.("[data-fa-do], [data-fa-filter]");
-    focused = control && blockOf(control) ? { key: keyOf(control), caret: control.selectionStart } : null;
+    const control = event.target.closest?.(CONTROLS);
+    focused = control && blockOf(control) ? { key: keyOf(control), from: control.selectionStart, to: control.selectionEnd } : null;
   };
 
   const tick = () => {
@@ -161,7 +179,7 @@ function start(model) {
   observer.observe(document.body, { childList: true, subtree: true });
   const timer = setInterval(tick, 250);
   const listeners = [["pointerdown", act], ["keydown", act], ["keydown", typed], ["input", filtered], ["change", filtered],
-    ["focusin", remember], ["keyup", remember]];
+    ["input", drafted], ["change", drafted], ["focusin", remember], ["input", remember], ["keyup", remember], ["pointerup", remember]];
   for (const [name, handler] of listeners) document.addEventListener(name, handler, true);
   replaced();
   model.send({ do: "ready" });

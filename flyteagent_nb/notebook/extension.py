@@ -92,7 +92,7 @@ class Extension:
         ) -> Any:
             if not isinstance(error, (FlyteAgentNBError, TaskStopped)):
                 return before(kind, error, traceback, tb_offset=tb_offset)
-            lines = error._render_traceback_()
+            lines = [name_cells(shell, line) for line in error._render_traceback_()]
             type(shell)._showtraceback(shell, kind, error, lines)
             return lines
 
@@ -203,6 +203,20 @@ class Extension:
                 del shell.system
 
         self._put_back.append(put_back)
+
+
+_CELL_FILE = re.compile(r"(?:[^\s\"']*[/\\])?ipykernel_\d+[/\\]\d+\.py|<ipython-input-\d+-[0-9a-f]+>")
+
+
+def name_cells(shell: Any, text: str) -> str:
+    """``text`` with the files that ipykernel gives to cells named as people know them: ``Cell In[3]``."""
+    names = getattr(shell.compile, "_filename_map", {})  # IPython's own, for its tracebacks
+
+    def name(found: re.Match[str]) -> str:
+        number = names.get(found[0])
+        return f"Cell In[{number}]" if number is not None else found[0]
+
+    return _CELL_FILE.sub(name, text)
 
 
 class Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import os
 import types
 import typing
@@ -220,14 +221,14 @@ def members_of(inner: Any) -> list[Member] | None:
             for f in dataclasses.fields(inner)
             if f.init
         ]
-    if not isinstance(getattr(inner, "model_fields", None), Mapping) or not hasattr(inner, "model_validate"):
+    described: Any = getattr(inner, "model_fields", None)
+    if not isinstance(described, Mapping) or not hasattr(inner, "model_validate"):
         return None
     members = []
-    for name, info in inner.model_fields.items():
-        default = (
-            NOTHING if info.is_required() else _made(lambda info=info: info.get_default(call_default_factory=True))
-        )
+    for name, info in described.items():
+        make = functools.partial(info.get_default, call_default_factory=True)
         key = info.validation_alias if isinstance(info.validation_alias, str) else name
+        default = NOTHING if info.is_required() else _made(make)
         members.append(Member(name, key, info.annotation, default, info.description or ""))
     return members
 

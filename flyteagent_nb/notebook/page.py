@@ -220,10 +220,14 @@ class Page:
             now = time.monotonic()
             if now - block.polled >= block.poll:
                 block.polled = now
-                self._guarded(lambda block=block: block.changed() and self._touched.add(block.id))  # type: ignore[misc]
+                self._guarded(lambda block=block: self._touch_changed(block))  # type: ignore[misc]
             left = block.polled + block.poll - now
             pause = left if pause is None else min(pause, left)
         return pause
+
+    def _touch_changed(self, block: Block) -> None:
+        if block.changed():
+            self._touched.add(block.id)
 
     def _end(self, block: Block) -> None:
         """Follow it no more; a page that is opened again may still ask for it."""

@@ -168,7 +168,7 @@ def _counts(state: PanelState) -> list[tuple[Look, str]]:
 def _calls(state: PanelState) -> str:
     failures = sum(f.failures for f in state.figures)
     told = _many(sum(f.calls for f in state.figures), "call") + (f", {failures:,} failed" if failures else "")
-    return told if state.rate is None else f"{told}, {state.rate:.1f} a second"
+    return told if state.rate is None else f"{told}, now {state.rate:.1f} a second"
 
 
 def _figure_rows(state: PanelState) -> list[tuple[str, ...]]:
@@ -242,12 +242,16 @@ def _run_lines(s: RunSnapshot) -> list[str]:
 
 _SMALL = f"color:{GREY};font-size:12px"
 _LINE = "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:baseline"
-_TABLE = "width:100%;margin:0;border-collapse:collapse;table-layout:auto;font-size:12px"
-_TR = "background:none;border-bottom:1px solid #8883"
-_CELL = "padding:3px 12px 3px 0;text-align:left;white-space:nowrap"
+_TABLE = "margin:0;border-collapse:collapse;table-layout:auto;font-size:12px"
+_TR = "background:none;height:26px;border-bottom:1px solid #8883"
+_CELL = "padding:0 12px 0 0;text-align:left;white-space:nowrap"
 _CLIP = f"{_CELL};overflow:hidden;text-overflow:ellipsis"
 _FIXED = f"font-family:monospace;color:{GREY}"
-_RIGHT = "padding:3px 12px 3px 0;text-align:right;white-space:nowrap"
+_RIGHT = "padding:0 12px 0 0;text-align:right;white-space:nowrap"
+# These two stay in sight where the table is larger than its box. Only a page that runs our widget has their colour; a page that
+# has not leaves them where they are.
+_ACT = "padding:0;text-align:right;position:sticky;right:0;background:var(--jp-layout-color1)"
+_STAYS = "position:sticky;top:0;z-index:1;background:var(--jp-layout-color1)"
 _TRACK = "background:#8882;border-radius:2px;height:8px"
 
 
@@ -307,32 +311,29 @@ def _broken(state: PanelState) -> str:
 
 def _runs(state: PanelState, kernel: str) -> str:
     if not state.total:
-        return f'<div style="margin-top:6px">{_soft(_NO_RUNS)}</div>'
-    counts = "".join(_phase(seen, told) for seen, told in _counts(state))
+        return f'<div style="margin-top:6px">{_soft(_NO_RUNS)}</div>' if state.agents else ""
     began, end, axis = _axis(state.snapshots, state.now)
-    heads = "".join(
-        f'<th scope="col" class="fa-soft" style="{_RIGHT if name == "time" else _CELL};{_SMALL};font-weight:600">{escape(name)}</th>'
-        for name in ("run", "task", "type", "phase", "time", axis, "message", "")
-    )
     rows = "".join(_row(s, began, end, state.now, bool(kernel)) for s in state.snapshots)
+    lanes = (axis, f"{_CELL};width:22%;min-width:120px")
+    named = [(name, _RIGHT if name == "time" else _CELL) for name in ("run", "task", "type", "phase", "time")]
+    table = _table((*named, lanes, ("message", _CELL), ("", _CELL)), rows, "width:100%", _STAYS if kernel else "")
     older = state.total - len(state.snapshots)
-    more = f'<div style="margin-top:4px">{_soft(f"and {older:,} older: %agent runs")}</div>' if older > 0 else ""
     none = (
         f'<div data-fa-none style="display:none;{_SMALL};padding:4px 0">No run fits the filter.</div>' if kernel else ""
     )
+    more = f"<div>{_soft(f'and {older:,} older: %agent runs')}</div>" if older > 0 else ""
     return (
-        f'<div style="{_LINE};font-size:12px;margin:6px 0 4px">{counts}<span style="flex:1"></span>'
+        f'<div style="{_LINE};font-size:12px;margin:6px 0 4px">'
+        f'{"".join(_phase(seen, told) for seen, told in _counts(state))}<span style="flex:1"></span>'
         f"{_controls(state) if kernel else ''}</div>"
-        '<div style="overflow-x:auto;overflow-y:auto;max-height:420px" data-fa-scroll="runs">'
-        f'<table style="{_TABLE}"><thead><tr class="fa-rule" style="{_TR}">{heads}</tr></thead><tbody>{rows}</tbody></table>{none}</div>'
-        f"{more}"
+        f'<div style="overflow-x:auto;overflow-y:auto;max-height:420px" data-fa-scroll="runs">{table}{none}</div>{more}'
     )
 
 
 def _controls(state: PanelState) -> str:
     seen = _in_order(phase for s in state.snapshots for phase in (s.phase, *(change.phase for change in s.phases)))
     options = "".join(f'<option value="{escape(phase)}">{escape(look_of(phase).word)}</option>' for phase in seen)
-    both = 'class="fa-field" style="font-size:12px"'
+    both = 'class="fa-field" style="font-size:12px;height:24px;padding:0 6px"'
     parts = [
         f'<select {both} data-fa-filter="phase" name="phase" aria-label="Show runs in phase">'
         f'<option value="">All phases</option>{options}</select>',
@@ -340,7 +341,7 @@ def _controls(state: PanelState) -> str:
     ]
     if state.live > 1:
         parts.append(
-            '<button type="button" class="fa-button" data-fa-do="cancel-all" data-fa-busy="Stopping" '
+            '<button type="button" class="fa-button" style="height:24px" data-fa-do="cancel-all" data-fa-busy="Stopping" '
             f'aria-label="Cancel all runs that are under way">Cancel all {state.live:,}</button>'
         )
     return f'<span class="fa-live" style="display:none">{" ".join(parts)}</span>'
@@ -349,8 +350,9 @@ def _controls(state: PanelState) -> str:
 def _axis(snapshots: Sequence[RunSnapshot], now: float) -> tuple[float, float, str]:
     """Begin and end of the lanes, in seconds since the epoch, and their name: up to now, or up to where the last run ended."""
     end = now if any(s.ended is None for s in snapshots) else max(s.ended or 0.0 for s in snapshots)
-    span = end - min(s.submitted for s in snapshots[:AXIS_RUNS])
-    step = next((length for length in AXIS_STEPS if length >= span), AXIS_STEPS[-1])
+    longest = AXIS_STEPS[-1]
+    begins = [s.submitted for s in snapshots[:AXIS_RUNS] if s.ended is None or s.ended >= end - longest]
+    step = next((length for length in AXIS_STEPS if length >= end - min(begins, default=end)), longest)
     name = f"{step} s" if step < 60 else f"{step // 60} min"
     return end - step, end, f"last {name}" if end == now else f"{name} until {_clock(end, now, '%H:%M:%S')}"
 
@@ -358,7 +360,7 @@ def _axis(snapshots: Sequence[RunSnapshot], now: float) -> tuple[float, float, s
 def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> str:
     name, kind, message = clip(s.name, 60), clip(s.task_type, 60), clip(_message(s), 300)
     seen = look(s)
-    found = escape(f"{s.id} {name} {kind} {seen.word} {s.agent} {message}".lower())
+    found = escape(f"{s.id} {name} {kind} {seen.word} {s.agent} {clip(message, 80)}".lower())
     ticks = f' data-fa-elapsed="{s.elapsed:.2f}"' if acts and not s.done else ""
     tried = f" {_soft(f'try {s.attempt} of {s.attempts}')}" if s.attempts > 1 else ""
     if s.ended is not None and s.ended < began:
@@ -366,34 +368,38 @@ def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> st
     else:
         shown = f'<div style="{_TRACK}">{lane(s, began, end)}</div>'
     links = [link(clip(label, 24) or "log", uri) for label, uri in s.log_links[:3]]
-    right = [told for told in links if told.startswith("<a ")]
-    if acts and not s.done:
-        right.append(cancel_button(s))
+    links = [told for told in links if told.startswith("<a ")]  # what is no link is told by %agent show
+    said = " ".join((*links, escape(clip(message, 80))))
+    stops = f'<td style="{_ACT}">{cancel_button(s)}</td>' if acts and not s.done else "<td></td>"
     return (
         f'<tr class="fa-rule" style="{_TR}" data-fa-row="{found}" data-fa-phase="{escape(_told(s.phase))}">'
         f'<td class="fa-soft" style="{_CELL};{_FIXED}">{escape(s.id)}</td>'
-        f'<td style="{_CLIP};max-width:170px" title="{escape(name)}">{escape(name)}</td>'
-        f'<td class="fa-soft" style="{_CLIP};{_FIXED};max-width:150px" title="{escape(kind)}">{escape(kind)}</td>'
+        f'<td style="{_CLIP};max-width:160px"{_title(name, 20)}>{escape(name)}</td>'
+        f'<td class="fa-soft" style="{_CLIP};max-width:140px;{_FIXED}"{_title(kind, 18)}>{escape(kind)}</td>'
         f'<td style="{_CELL}">{_phase(seen, seen.word)}{tried}</td>'
         f'<td class="fa-soft" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
-        f'<td style="{_CELL};width:30%;min-width:120px">{shown}</td>'
-        f'<td style="{_CLIP};max-width:200px" title="{escape(message)}">{escape(clip(message, 60))}</td>'
-        f'<td style="{_RIGHT}">{" ".join(right)}</td></tr>'
+        f'<td style="padding:0 12px 0 0">{shown}</td>'
+        f'<td style="{_CLIP};max-width:240px"{_title(message, 30)}>{said}</td>{stops}</tr>'
     )
+
+
+def _title(text: str, width: int) -> str:
+    """The whole of a text that may not be seen in full."""
+    return f' title="{escape(text)}"' if len(text) > width else ""
 
 
 def _agents(state: PanelState) -> str:
     if not state.agents:
         return ""
-    table = _table(_AGENT_COLUMNS, _agent_rows(state), right=())
-    return _fold("agents", _many(len(state.agents), "agent"), table, is_open=not state.total)
+    columns = [(name, _CELL) for name in _AGENT_COLUMNS]
+    return _fold("agents", "Agents", _plain_table(columns, _agent_rows(state)), is_open=not state.total)
 
 
 def _calls_table(state: PanelState) -> str:
     if not state.figures:
         return ""
-    table = _table(_FIGURE_COLUMNS, _figure_rows(state), right=(3, 4, 5))
-    return _fold("calls", _calls(state), table, is_open=False)
+    columns = [(name, _CELL if i < 3 else _RIGHT) for i, name in enumerate(_FIGURE_COLUMNS)]
+    return _fold("calls", _calls(state), _plain_table(columns, _figure_rows(state)), is_open=False)
 
 
 def _fold(name: str, title: str, inner: str, *, is_open: bool) -> str:
@@ -404,20 +410,23 @@ def _fold(name: str, title: str, inner: str, *, is_open: bool) -> str:
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int]) -> str:
-    styles = [_RIGHT if i in right else _CELL for i in range(len(columns))]
+def _plain_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
+    told = []
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        filled = "".join(f'<td style="{style}">{escape(clip(cell, 120))}</td>' for (_, style), cell in cells)
+        told.append(f'<tr class="fa-rule" style="{_TR}">{filled}</tr>')
+    return _table(columns, "".join(told))
+
+
+def _table(columns: Sequence[tuple[str, str]], rows: str, style: str = "", head_style: str = "") -> str:
+    """A table; ``columns`` are (name, style) pairs."""
     heads = "".join(
-        f'<th scope="col" class="fa-soft" style="{style};{_SMALL};font-weight:600">{name}</th>'
-        for style, name in zip(styles, columns, strict=True)
+        f'<th scope="col" class="fa-soft" style="{each};{_SMALL};font-weight:600">{escape(name)}</th>'
+        for name, each in columns
     )
-    body = "".join(
-        f'<tr class="fa-rule" style="{_TR}">'
-        + "".join(f'<td style="{style}">{escape(cell)}</td>' for style, cell in zip(styles, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    head = f'<thead><tr class="fa-rule" style="{_TR}">{heads}</tr></thead>'
-    return f'<table style="{_TABLE};width:auto">{head}<tbody>{body}</tbody></table>'
+    head = f'<thead style="{head_style}"><tr class="fa-rule" style="{_TR}">{heads}</tr></thead>'
+    return f'<table style="{_TABLE};{style}">{head}<tbody>{rows}</tbody></table>'
 
 
 # --- the block ---

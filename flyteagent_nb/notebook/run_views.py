@@ -301,7 +301,9 @@ def group_html(
         f'<span class="fa-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
     return frame(
-        f'{head}<table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">{"".join(rows)}</table>', kernel, block
+        f'{head}<table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">{"".join(rows)}</table>',
+        kernel,
+        block,
     )
 
 

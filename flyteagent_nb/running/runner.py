@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import random
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, RunNotFoundError
+from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
 from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
@@ -100,7 +100,7 @@ class Runner:
         self._driven: dict[str, Driven] = {}
         self._finished: collections.deque[Run] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pool = concurrent.futures.ThreadPoolExecutor(CONVERTERS, thread_name_prefix="flyteagent_nb-types")
+        self._pool = ContextExecutor(CONVERTERS, "flyteagent_nb-types")
 
     # --- any thread ---
 

@@ -114,7 +114,7 @@ class AgentService:
             return await method(request, timeout=deadline, metadata=self._call_metadata(run_id))
 
     def _call_metadata(self, run_id: str) -> tuple[tuple[str, str], ...]:
-        return ((wire.RUN_ID_KEY, run_id), *self._token) if run_id else self._token
+        return ((wire.RUN_ID_KEY, run_id), *self._token)  # empty where there is no run: it marks the call as ours
 
 
 async def _both(

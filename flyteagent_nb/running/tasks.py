@@ -298,9 +298,11 @@ def _wrong_input(task: PythonTask[Any], name: str, value: Any, python_type: Any,
 
 @functools.cache
 def _serialization_settings() -> SerializationSettings:
-    return SerializationSettings(
-        ImageConfig.auto_default_image(), project="flytesnacks", domain="development", version="notebook"
-    )
+    try:
+        image = ImageConfig.auto_default_image()
+    except ValueError:  # a Python that flytekit has no image of: no agent of this kernel looks at it
+        image = ImageConfig.auto("cr.flyte.org/flyteorg/flytekit:latest")
+    return SerializationSettings(image, project="flytesnacks", domain="development", version="notebook")
 
 
 def _serialize(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:

@@ -42,8 +42,8 @@ class AgentInvoker:
         self._on_blocking = on_blocking
         self._reported: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
         # Two pools, so that polls and deletes are answered while every thread of the other runs a blocking create or do.
-        self._starting = ContextExecutor(WORKERS, thread_name_prefix="flyteagent_nb-start")
-        self._asking = ContextExecutor(WORKERS, thread_name_prefix="flyteagent_nb-ask")
+        self._starting = ContextExecutor(WORKERS, "flyteagent_nb-start")
+        self._asking = ContextExecutor(WORKERS, "flyteagent_nb-ask")
 
     async def call(self, entry: AgentEntry, method: str, **arguments: Any) -> Any:
         """What ``method`` of the entry's agent returns, awaited where that is to be awaited."""

@@ -16,6 +16,11 @@ TAIL_LINES = 10_000
 TEXT_LIMIT = 1024 * 1024
 """Characters of a run that are kept; its first lines take a quarter of them at most."""
 
+STORE_LIMIT = 128 * 1024 * 1024
+"""Characters that are kept of all runs together."""
+
+_LOOK_EVERY = 64  # the whole is measured once in so many runs that print
+
 LINE_LIMIT = 64 * 1024
 """Characters of one line that are kept."""
 
@@ -89,6 +94,11 @@ class OutputBuffer:
         with self._lock:
             self._fold()
             return self._count - len(self._head) - len(self._tail)
+
+    @property
+    def size(self) -> int:
+        """Characters that are kept, about."""
+        return self._head_text + self._tail_text
 
     def _since(self, n: int) -> list[str]:
         found = self._head[n:]
@@ -177,7 +187,10 @@ class _Partial:
 
 
 class OutputStore:
-    """The output of all runs: a buffer for each that printed. :meth:`sink` is what a :class:`Capture` wants."""
+    """The output of all runs: a buffer for each that printed, STORE_LIMIT characters in all; the oldest go first.
+
+    :meth:`sink` is what a :class:`Capture` wants.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, OutputBuffer] = {}
@@ -186,6 +199,8 @@ class OutputStore:
         """Keep ``text``; on any thread."""
         buffer = self._buffers.get(run_id)
         if buffer is None:
+            if len(self._buffers) % _LOOK_EVERY == _LOOK_EVERY - 1:
+                self._trim()
             buffer = self._buffers.setdefault(run_id, OutputBuffer())  # atomic: one of two threads wins for both
         buffer.write(stream, text)
 
@@ -196,3 +211,12 @@ class OutputStore:
     def forget(self, run_id: str) -> None:
         """Drop the run's output, if there is any."""
         self._buffers.pop(run_id, None)
+
+    def _trim(self) -> None:
+        buffers = list(self._buffers.items())
+        size = sum(buffer.size for _, buffer in buffers)
+        for run_id, buffer in buffers:
+            if size <= STORE_LIMIT:
+                return
+            size -= buffer.size
+            self.forget(run_id)

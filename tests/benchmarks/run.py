@@ -58,12 +58,21 @@ def in_turns(**calls: Callable[[], float]) -> dict[str, float]:
 
 
 def show(what: str, ours: float, peer: str, theirs: float, aim: str) -> None:
-    print(f"{what:<44} {ours * 1e3:9.2f} ms   {peer:<34} {theirs * 1e3:9.2f} ms   ratio {ours / theirs:7.2f}  (aim {aim})", flush=True)
+    print(
+        f"{what:<44} {ours * 1e3:9.2f} ms   {peer:<34} {theirs * 1e3:9.2f} ms   ratio {ours / theirs:7.2f}  (aim {aim})",
+        flush=True,
+    )
 
 
 def bare(workspace: Any, agents: Any) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
     """The RPCs alone on the very channel that the runs use, timed on the loop: bidi, create, get."""
-    from flyteidl.admin.agent_pb2 import CreateRequestHeader, CreateTaskRequest, ExecuteTaskSyncRequest, GetTaskRequest, TaskCategory
+    from flyteidl.admin.agent_pb2 import (
+        CreateRequestHeader,
+        CreateTaskRequest,
+        ExecuteTaskSyncRequest,
+        GetTaskRequest,
+        TaskCategory,
+    )
 
     from flyteagent_nb.loop import get_loop_thread
 
@@ -170,8 +179,10 @@ def many(workspace: Any, agents: Any, number: int) -> None:
     share = (used.user + used.system - cpu.user - cpu.system) / took
     delays = sorted(s - e for s, e in zip(sorted(seen), sorted(agents.timed.ends), strict=False))
     print(
-        f"{number:>6} runs of a {seconds:g} s job  {took:7.2f} s   job + N x (create + get) {floor:7.2f} s   ratio {took / floor:5.2f}  (aim 1.3)\n"
-        f"       submit {submitted:.2f} s, gets a job {agents.timed.gets / number:.1f}, end seen after {statistics.median(delays) * 1e3:.0f} ms "
+        f"{number:>6} runs of a {seconds:g} s job  {took:7.2f} s   job + N x (create + get) {floor:7.2f} s   "
+        f"ratio {took / floor:5.2f}  (aim 1.3)\n"
+        f"       submit {submitted:.2f} s, gets a job {agents.timed.gets / number:.1f}, "
+        f"end seen after {statistics.median(delays) * 1e3:.0f} ms "
         f"(p95 {delays[int(len(delays) * 0.95)] * 1e3:.0f} ms), {share:.2f} of a core, {each:.1f} KiB a run",
         flush=True,
     )
@@ -201,8 +212,10 @@ def start() -> None:
         manager, client = start_new_kernel(kernel_name="python3")
         try:
 
-            def run(code: str, expression: str = "0") -> Any:
-                reply = client.execute_interactive(code, user_expressions={"x": expression}, output_hook=lambda m: None, timeout=120)
+            def run(code: str, expression: str = "0", client: Any = client) -> Any:
+                reply = client.execute_interactive(
+                    code, user_expressions={"x": expression}, output_hook=lambda m: None, timeout=120
+                )
                 content = reply["content"]
                 if content["status"] != "ok":
                     raise SystemExit("\n".join(content.get("traceback", [])))
@@ -217,7 +230,11 @@ def start() -> None:
             manager.shutdown_kernel(now=True)
         manager, client = start_new_kernel(kernel_name="python3")
         try:
-            bare_import.append(float(run("import time\nb = time.perf_counter()\nimport flytekit, grpc\nb = time.perf_counter() - b", "b")))
+            bare_import.append(
+                float(
+                    run("import time\nb = time.perf_counter()\nimport flytekit, grpc\nb = time.perf_counter() - b", "b")
+                )
+            )
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True)

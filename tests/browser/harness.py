@@ -115,7 +115,11 @@ class Server:
         command = [
             *(sys.executable, "-m", "jupyter_server"),
             *("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={self.base.rpartition(':')[2]}"),
-            *("--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"),
+            *(
+                "--ServerApp.port_retries=0",
+                f"--IdentityProvider.token={self.token}",
+                f"--ServerApp.root_dir={self.root}",
+            ),
             *("--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True"),
             "--LabApp.extension_manager=readonly",
             "--ServerApp.jpserver_extensions={'jupyterlab': True, 'notebook': True}",
@@ -189,7 +193,9 @@ class Tab:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(LIMIT * 1000)
         self.page.on("request", self._requested)
-        self.page.on("console", lambda m: self.console.append(f"{m.text} ({m.location})") if m.type == "error" else None)
+        self.page.on(
+            "console", lambda m: self.console.append(f"{m.text} ({m.location})") if m.type == "error" else None
+        )
         self.page.on("pageerror", lambda error: self.console.append(f"page error: {error}"))
 
     def _requested(self, request: Any) -> None:

@@ -281,5 +281,7 @@ class Kernel:
 
 def children(pid: int) -> list[str]:
     """The child processes of a process, as ``ps`` shows them."""
-    told = subprocess.run(["ps", "--no-headers", "--ppid", str(pid), "-o", "pid,stat,comm"], capture_output=True, text=True)
+    told = subprocess.run(
+        ["ps", "--no-headers", "--ppid", str(pid), "-o", "pid,stat,comm"], capture_output=True, text=True
+    )
     return told.stdout.splitlines()

@@ -141,8 +141,12 @@ def test_yaml_and_json_are_the_configuration(kernel: Kernel, cell: str, value: s
 
 def test_inputs_come_from_variables(kernel: Kernel) -> None:
     kernel.ok("year = 2024\nclass cfg:\n    depth = 7\nmany = {'year': 1, 'depth': 2}")
-    assert kernel.value("%%agent_task echo -i year -i depth=cfg.depth --returns year:int,depth:int\n{}").endswith("(year=2024, depth=7)")
-    assert kernel.value("%%agent_task echo --inputs many --returns year:int,depth:int\n{}").endswith("(year=1, depth=2)")
+    assert kernel.value("%%agent_task echo -i year -i depth=cfg.depth --returns year:int,depth:int\n{}").endswith(
+        "(year=2024, depth=7)"
+    )
+    assert kernel.value("%%agent_task echo --inputs many --returns year:int,depth:int\n{}").endswith(
+        "(year=1, depth=2)"
+    )
 
 
 def test_a_dataframe_goes_in_and_comes_back(kernel: Kernel) -> None:
@@ -184,7 +188,9 @@ def test_the_run_is_bound_also_when_it_fails(kernel: Kernel) -> None:
 
 
 def test_in_the_background_the_value_is_the_run(kernel: Kernel) -> None:
-    cell = kernel.ok("%%agent_task scripted -b -r run --returns x:str\nphases: [RUNNING, SUCCEEDED]\nseconds: 0.3\noutputs: {x: later}")
+    cell = kernel.ok(
+        "%%agent_task scripted -b -r run --returns x:str\nphases: [RUNNING, SUCCEEDED]\nseconds: 0.3\noutputs: {x: later}"
+    )
     assert set(cell.shown) == {"text/plain", "text/html"}
     assert kernel.value("_ is run, run.result(), run.done") == "(True, 'later', True)"
     assert kernel.value("await run") == "'later'"
@@ -214,12 +220,19 @@ def test_a_dry_run_sends_nothing(kernel: Kernel) -> None:
     before = kernel.value("scripted.calls")
     cell = kernel.ok("%%agent_task scripted -i n=3 --dry-run --retries 4 -r nobody\nsecret: sauce")
     assert cell.kinds == ["execute_result"]
-    assert "nothing was sent" in cell.text and "sauce" in cell.text and "retries: 4" in cell.text and "integer: 3" in cell.text
+    assert (
+        "nothing was sent" in cell.text
+        and "sauce" in cell.text
+        and "retries: 4" in cell.text
+        and "integer: 3" in cell.text
+    )
     assert kernel.value("scripted.calls") == before
     assert kernel.value("'nobody' in globals()") == "False"
 
 
-@pytest.mark.parametrize("asked", ["%%agent_task --help", "%%agent_task -h\n\n", "%%agent_task scripted?", "%agent_task --help"])
+@pytest.mark.parametrize(
+    "asked", ["%%agent_task --help", "%%agent_task -h\n\n", "%%agent_task scripted?", "%agent_task --help"]
+)
 def test_help_needs_no_body(kernel: Kernel, asked: str) -> None:
     cell = kernel.ok(asked)
     assert cell.text.startswith("%%agent_task [TASK_TYPE] [-i NAME[=VALUE]]...") and "Examples:" in cell.text
@@ -236,12 +249,16 @@ def test_it_can_be_inspected(kernel: Kernel) -> None:
 def test_sql_goes_to_the_plugins_task_class_as_it_stands(kernel: Kernel) -> None:
     sql = "SELECT 'a  b', -- two blanks\n       @year\nFROM t"
     kernel.ok(f"year = 2024\nseen.clear()\nbody = {sql!r}")
-    kernel.ok(f"%%agent_task store_query -i year -c database=main -c slots=4 -c deep=True --returns results:str -o answer\n{sql}")
+    kernel.ok(
+        f"%%agent_task store_query -i year -c database=main -c slots=4 -c deep=True --returns results:str -o answer\n{sql}"
+    )
     assert kernel.value("seen[0][0]['query'].rstrip() == body") == "True"
     assert kernel.value("sorted((k, v) for k, v in seen[0][0].items() if k != 'query')") == (
         "[('database', 'main'), ('deep', True), ('region', 'EU'), ('slots', 4.0)]"
     )
-    assert kernel.value("seen[0][1].literals['year'].scalar.primitive.integer, type(answer).__name__") == "(2024, 'str')"
+    assert (
+        kernel.value("seen[0][1].literals['year'].scalar.primitive.integer, type(answer).__name__") == "(2024, 'str')"
+    )
 
 
 def test_a_whole_configuration_comes_from_a_variable(kernel: Kernel) -> None:

@@ -34,7 +34,12 @@ def test_the_overview_shows_service_agents_and_runs(kernel: Kernel) -> None:
 def test_types_is_a_list_of_agents(kernel: Kernel) -> None:
     cell = kernel.ok("types = %agent types\ntypes")
     assert set(cell.result) == BOTH
-    assert kernel.value("{(t.task_type, t.is_sync) for t in types} >= {('scripted', False), ('echo', True), ('sensor', False)}") == "True"
+    assert (
+        kernel.value(
+            "{(t.task_type, t.is_sync) for t in types} >= {('scripted', False), ('echo', True), ('sensor', False)}"
+        )
+        == "True"
+    )
 
 
 def test_run_takes_inputs_and_gives_the_value(kernel: Kernel) -> None:
@@ -53,9 +58,9 @@ def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     kernel.fails("sad()")
     cell = kernel.ok("runs = %agent runs\nruns")
     assert set(cell.result) == BOTH
-    assert kernel.value("runs[0].id == flyteagent_nb.get_workspace().runner.find('last').id, runs[0].phase, runs[1].name") == (
-        "(True, 'FAILED', 'talks')"
-    )
+    assert kernel.value(
+        "runs[0].id == flyteagent_nb.get_workspace().runner.find('last').id, runs[0].phase, runs[1].name"
+    ) == ("(True, 'FAILED', 'talks')")
     assert "it <b>rained</b>" in cell.text and "it &lt;b&gt;rained" in cell.result["text/html"]
     assert kernel.value("failed = %agent runs --phase failed -n 1\n[r.name for r in failed]") == "['sad']"
 
@@ -113,7 +118,9 @@ def test_serve_and_stop(kernel: Kernel) -> None:
 
 
 def test_remove_forgets_an_agent(kernel: Kernel) -> None:
-    kernel.ok("from scripted import NoopAgent\nConnectorRegistry.register(NoopAgent('short_lived'))\nt = scripted_task('short_lived')\nt()")
+    kernel.ok(
+        "from scripted import NoopAgent\nConnectorRegistry.register(NoopAgent('short_lived'))\nt = scripted_task('short_lived')\nt()"
+    )
     kernel.ok("%agent remove short_lived")
     assert "short_lived" not in kernel.value("%agent types")
     assert "no agent" in kernel.fails("%agent run t").error
@@ -178,7 +185,11 @@ def test_every_verb_has_its_help(kernel: Kernel) -> None:
 
 def test_the_settings_explain_themselves(kernel: Kernel) -> None:
     told = kernel.ok("%config FlyteAgentNB").stdout
-    assert "FlyteAgentNB.pace=<Enum>" in told and "FlyteAgentNB.stop_grace=<Float>" in told and "Seconds that a stopped cell waits" in told
+    assert (
+        "FlyteAgentNB.pace=<Enum>" in told
+        and "FlyteAgentNB.stop_grace=<Float>" in told
+        and "Seconds that a stopped cell waits" in told
+    )
     assert "FlyteAgentNB" in kernel.ok("%config").stdout
     kernel.ok("%config FlyteAgentNB.pace = 'propeller'")
     assert kernel.value("flyteagent_nb.get_workspace().config.freeze().pace") == "'propeller'"

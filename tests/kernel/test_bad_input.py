@@ -93,7 +93,10 @@ def lives_on(kernel: Kernel) -> Iterator[None]:
     """After each of them the service answers, and nothing is under way."""
     yield
     assert kernel.value("scripted_task('echo', inputs={'a': int}, outputs={'a': int})(a=3)") == "3"
-    assert kernel.value("import flyteagent_nb; [r for r in flyteagent_nb.get_workspace().runner.runs() if not r.done]") == "[]"
+    assert (
+        kernel.value("import flyteagent_nb; [r for r in flyteagent_nb.get_workspace().runner.runs() if not r.done]")
+        == "[]"
+    )
 
 
 def one_error(kernel: Kernel, code: str) -> str:
@@ -145,7 +148,10 @@ def one_error(kernel: Kernel, code: str) -> str:
         ("%%agent_task\nawait nothing", "the cell is not Python: line 2: 'await' outside function"),
         ("%%agent_task\nreturn 3", "the cell is not Python: line 2: 'return' outside function"),
         ("%%agent_task\nx = 1", "the cell defines no task"),
-        ("%%agent_task\n@task\ndef plain(a: int) -> int:\n    return a", "no agent runs task 'plain': it is a python-task"),
+        (
+            "%%agent_task\n@task\ndef plain(a: int) -> int:\n    return a",
+            "no agent runs task 'plain': it is a python-task",
+        ),
         ("%%agent_task noop\njob = scripted_task()", "the cell is a str"),
         ("%%agent_task noop --lang python\nscripted_task(name='other')", "is a scripted, not a noop"),
         # the inputs
@@ -187,7 +193,9 @@ def test_an_agent_that_hangs_ends_with_its_deadline(kernel: Kernel) -> None:
     kernel.ok("%config FlyteAgentNB.deadline = 0.5")
     try:
         shown = one_error(kernel, "%%agent_task bad\ndoes: hangs")
-        assert "ExecuteTaskSync took more than its deadline, 0.5 s" in shown and "%config FlyteAgentNB.deadlines" in shown
+        assert (
+            "ExecuteTaskSync took more than its deadline, 0.5 s" in shown and "%config FlyteAgentNB.deadlines" in shown
+        )
         shown = one_error(kernel, "%%agent_task scripted\nhangs: [create]")
         assert "CreateTask took more than its deadline" in shown
     finally:
@@ -197,7 +205,9 @@ def test_an_agent_that_hangs_ends_with_its_deadline(kernel: Kernel) -> None:
 def test_a_get_that_keeps_failing_ends_the_run_with_its_last_error(kernel: Kernel) -> None:
     kernel.ok("%config FlyteAgentNB.poll_failure_limit = 0.0")
     try:
-        assert "ValueError: gone" in one_error(kernel, "%%agent_task scripted -r run\nraises: {get: 'ValueError: gone'}")
+        assert "ValueError: gone" in one_error(
+            kernel, "%%agent_task scripted -r run\nraises: {get: 'ValueError: gone'}"
+        )
         assert "may still run" in kernel.value("run")
     finally:
         kernel.ok("%config FlyteAgentNB.poll_failure_limit = 60.0")
@@ -229,5 +239,7 @@ def test_a_failure_in_a_workflow_is_the_same_few_lines(kernel: Kernel) -> None:
     for call in ("boom(a=1)", "inner(a=1)", "outer(a=1)", "import asyncio\nawait asyncio.sleep(0)\nouter(a=1)"):
         assert "task 'boom' (scripted) failed: it rained" in one_error(kernel, call)
     # What a person's own code can catch and look at.
-    caught = kernel.ok("try:\n    outer(a=1)\nexcept Exception as error:\n    caught = error\ntype(caught).__name__, caught.run_id == caught.run_id")
+    caught = kernel.ok(
+        "try:\n    outer(a=1)\nexcept Exception as error:\n    caught = error\ntype(caught).__name__, caught.run_id == caught.run_id"
+    )
     assert caught.text == "('RunFailedError', True)"

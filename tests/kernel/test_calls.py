@@ -161,7 +161,9 @@ def test_a_cached_call_runs_once(kernel: Kernel) -> None:
     assert kernel.value("cached(a=a) == a + 1, cached(a=a) == a + 1, runs() - runs_before") == "(True, True, 1)"
 
 
-@pytest.mark.parametrize("call", ["inc(a=13)", "chained(a=13)", "many(n=14)", "map_task(inc)(a=[1, 13])", "mapped(xs=[13])", "outer(a=12)"])
+@pytest.mark.parametrize(
+    "call", ["inc(a=13)", "chained(a=13)", "many(n=14)", "map_task(inc)(a=[1, 13])", "mapped(xs=[13])", "outer(a=12)"]
+)
 def test_a_failing_call_is_our_few_lines(kernel: Kernel, call: str) -> None:
     cell = kernel.fails(call)
     assert cell.kinds == ["error"] and cell.ename == "RunFailedError"

@@ -85,6 +85,11 @@ assert here.poll(60)
 answer = here.recv(); process.join(60)
 answer, process.exitcode
 """
-    assert busy.value("context = multiprocessing.get_context('fork')\n" + code).startswith('("WrongThreadError: this process was forked') or True
+    assert (
+        busy.value("context = multiprocessing.get_context('fork')\n" + code).startswith(
+            '("WrongThreadError: this process was forked'
+        )
+        or True
+    )
     assert "forked" in busy.value("answer")
     assert busy.value("process.exitcode") == "0"

@@ -41,7 +41,10 @@ def left_behind(kernel: Kernel) -> list[str]:
 def test_two_kernels_at_once_have_a_service_each(new_kernel: NewKernel) -> None:
     one, two = loaded(new_kernel()), loaded(new_kernel())
     one.ok(JOBS)
-    addresses = {kernel.value("import flyteagent_nb; flyteagent_nb.get_workspace().addresses()[0].target") for kernel in (one, two)}
+    addresses = {
+        kernel.value("import flyteagent_nb; flyteagent_nb.get_workspace().addresses()[0].target")
+        for kernel in (one, two)
+    }
     assert len(addresses) == 2
     assert two.value("runs = %agent runs\nlen(runs)") == "0"
     assert two.value("scripted_task('echo', inputs={'a': int}, outputs={'a': int})(a=3)") == "3"

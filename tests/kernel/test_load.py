@@ -140,7 +140,9 @@ def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel:
     kernel = new_kernel()
     kernel.ok(LOAD)
     kernel.ok(SCRIPTED)
-    kernel.ok("import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: scripted.open_jobs)")
+    kernel.ok(
+        "import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: scripted.open_jobs)"
+    )
     assert "1 run was under way" in kernel.ok(UNLOAD).stdout
     assert kernel.value("scripted.open_jobs, scripted.count('delete'), run.done") == "(['job-1'], 0, True)"
     assert "the job, if any, was left running" in kernel.value("str(run.error)")

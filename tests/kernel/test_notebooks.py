@@ -44,7 +44,7 @@ def test_first_run() -> None:
         assert float(mean) == pytest.approx(row["mean"], abs=0.0501)
     assert len(shown.splitlines()) - 1 == (named["count"] >= 100).sum()
 
-    assert text_of(notebook, "from flytekit import kwtypes").strip("'") == by_carrier["mean"].idxmax()
+    assert text_of(notebook, "from flyteagent_nb.agents").strip("'") == by_carrier["mean"].idxmax()
     assert "Succeeded" in text_of(notebook, "Path(report)")
     assert text_of(notebook, "import http.server") == "'" + '{"TEXT":"THE REPORT IS THERE"}' + "'"
     assert text_of(notebook, "[int(n)") == "[2, 3, 5, 7, 11]"

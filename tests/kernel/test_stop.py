@@ -174,7 +174,12 @@ def test_where_the_delete_hangs_the_cell_ends_with_its_grace_and_says_so(kernel:
     kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
     assert cell.ename == "TaskStopped"
     assert "the delete goes on in the background" in cell.error and "tells what came of it" in cell.error
-    assert kernel.value("scripted.count('delete') > 0, flyteagent_nb.get_workspace().runner.find('last').snapshot.stopping") == "(True, True)"
+    assert (
+        kernel.value(
+            "scripted.count('delete') > 0, flyteagent_nb.get_workspace().runner.find('last').snapshot.stopping"
+        )
+        == "(True, True)"
+    )
 
 
 def test_twice_ends_the_cell_at_once(kernel: Kernel) -> None:
@@ -205,7 +210,9 @@ def test_a_sync_call_is_cancelled(kernel: Kernel) -> None:
 
 
 def test_a_cell_that_does_not_wait_is_interrupted_as_ever(kernel: Kernel) -> None:
-    cell = stopped(kernel, "slow(a=1) if False else None\nimport time\nhere = True\ntime.sleep(100)", when="'here' in globals()")
+    cell = stopped(
+        kernel, "slow(a=1) if False else None\nimport time\nhere = True\ntime.sleep(100)", when="'here' in globals()"
+    )
     assert "KeyboardInterrupt" in str(cell)
     assert kernel.value("1 + 1") == "2"
 
