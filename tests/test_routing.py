@@ -219,6 +219,8 @@ def test_a_service_that_fails_is_skipped_and_keeps_its_last_listing(tmp_path: Pa
             one.status = None
             one.agents.append(agent("C", "new"))
             assert (await router.resolve("new", 0)).agent == "C"
+            with pytest.raises(TaskTypeNotFoundError):  # it is well again: the type is what is missing
+                await router.resolve("newer", 0)
 
     on_loop(test)
 

@@ -188,6 +188,19 @@ def test_a_cancel_right_after_the_submit_starts_nothing(workspace: Workspace, ag
     assert agents.scripted.calls == agents.do.calls == []
 
 
+def test_a_cancel_right_after_the_submit_converts_nothing(workspace: Workspace, agents: Agents) -> None:
+    converted: list[str] = []
+    started = threading.Event()
+    call = workspace.call_of(scripted_task(inputs={"rows": list[int]}), {"rows": [1]})
+    call = dataclasses.replace(call, prepare=lambda: converted.append("inputs"))
+    workspace.runner.thread.call_soon(started.wait, PATIENCE)
+    run = workspace.runner.submit(call, workspace.config.freeze())
+    run.cancel()
+    started.set()
+    aborted(run)
+    assert converted == []
+
+
 @pytest.mark.parametrize("task_type", ["scripted", "do"])
 def test_a_cancel_while_inputs_are_converted(workspace: Workspace, agents: Agents, task_type: str) -> None:
     converting, release = threading.Event(), threading.Event()

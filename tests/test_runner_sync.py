@@ -14,6 +14,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 import flyteagent_nb
 from flyteagent_nb.errors import FlyteAgentNBError, OutputError, RunFailedError, RunTimedOutError
+from flyteagent_nb.running import attempt as attempt_module
 
 if TYPE_CHECKING:
     from scripted_tasks import Agents
@@ -123,6 +124,19 @@ def test_the_run_has_twice_the_timeout(workspace: Workspace, agents: Agents) -> 
     error = failed(workspace.submit(scripted_task("do", hangs=["do"], timeout=0.15, retries=50), {}))
     assert isinstance(error, RunTimedOutError)
     assert error.code == "TimeoutExpired" and error.attempts <= 3
+
+
+def test_a_call_ends_with_the_time_of_its_run(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module.propeller, "run_limit", lambda timeout: 0.2)
+    workspace.config.deadline = 0.0
+    error = failed(workspace.submit(scripted_task("do", hangs=["do"], timeout=3600, retries=2), {}))
+    assert (error.code, error.attempts, error.agent_message) == (
+        "TimeoutExpired",
+        1,
+        "task active timeout [0.2s] expired",
+    )
 
 
 def test_outputs_that_are_not_in_the_reply_are_looked_for(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import enum
 import os
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Dict, List, NamedTuple, Optional, Union  # noqa: UP035
@@ -479,6 +481,30 @@ def test_conversions_on_threads_leave_the_contexts_alone(workspace: Workspace, a
     other.join(PATIENCE)
     assert wrong == []
     assert FlyteContextManager.size() == depth and FlyteContextManager.current_context() is context
+
+
+def test_work_in_a_context_has_it_for_itself() -> None:
+    """flytekit keeps its contexts in one list, which copies of a thread's context share."""
+    context = FlyteContextManager.current_context().new_builder().build()
+    before, depth = FlyteContextManager.current_context(), FlyteContextManager.size()
+    inside, leave = threading.Barrier(5), threading.Barrier(5)
+
+    def work() -> tuple[bool, int]:
+        found = FlyteContextManager.current_context() is context
+        with FlyteContextManager.with_context(context.new_builder()) as inner:
+            inside.wait(PATIENCE)
+            found = found and FlyteContextManager.current_context() is inner
+            leave.wait(PATIENCE)
+        return found, FlyteContextManager.size()
+
+    copied = contextvars.copy_context()
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(copied.copy().run, tasks.in_context, context, work) for _ in range(4)]
+        inside.wait(PATIENCE)
+        assert FlyteContextManager.current_context() is before and FlyteContextManager.size() == depth
+        leave.wait(PATIENCE)
+        assert [future.result(PATIENCE) for future in futures] == [(True, 1)] * 4
+    assert FlyteContextManager.current_context() is before
 
 
 # --- functions of the notebook ---

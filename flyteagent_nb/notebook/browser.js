@@ -22,7 +22,8 @@ const STYLE = `
 .fa-field { font: inherit; font-size: 13px; padding: 3px 6px; border-radius: 4px; color: var(--jp-ui-font-color1, inherit);
   background: var(--jp-layout-color0, transparent); border: 1px solid var(--jp-border-color1, #8886); box-sizing: border-box; }
 .fa-field[aria-invalid="true"] { border-color: var(--jp-error-color1, #d8453c); }
-.fa-field::placeholder { color: var(--jp-ui-font-color3, #8888); opacity: 1; }
+.fa-field::placeholder { color: var(--jp-ui-font-color2, #7a7a7a); opacity: 1; font-style: italic; }
+.fa-group:has(> legend input:not(:checked)) > div { opacity: .55; }
 .fa-field[type="checkbox"] { accent-color: var(--jp-brand-color1, #1f7fd0); vertical-align: -2px; }
 [data-jp-theme-light="false"] .fa-field { color-scheme: dark; }
 `;
@@ -34,42 +35,61 @@ const clock = (seconds) => {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 };
 
-const CONTROLS = "[data-fa-do], [data-fa-filter], [data-fa-field]";
+const BUTTONS = "[data-fa-do], [data-fa-fold] > summary";
+const CONTROLS = `${BUTTONS}, [data-fa-filter], [data-fa-field]`;
+
+const copy = async (text) => {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // only https and localhost have a clipboard
+    const area = Object.assign(document.createElement("textarea"), { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+};
 
 function start(model) {
   const kernel = model.get("kernel");
   const ours = `[data-fa-kernel="${CSS.escape(kernel)}"]`;
-  const all = (selector) => document.querySelectorAll(`${ours} ${selector}, ${ours}${selector}`);
-  const seen = new WeakMap(); // a clock's element -> when it came, in ms of this page
-  const filters = new Map(); // a block's id -> what was typed or chosen in its filters
-  const drafts = new Map(); // a field's key -> what was typed into it, and the reset that it was typed after
-  let focused = null; // the control that had the focus when its block was replaced
+  const seen = new WeakMap(); // a block's or a clock's element -> when it came, in ms of this page
+  const newest = new Map(); // a block's id -> when the newest of it was made, by the kernel's clock
+  const memory = new Map(); // a block's id -> what a person typed, chose, unfolded and scrolled there
+  let focused = null; // the control that has the focus, or had it when its block was replaced
+  let pressed = null; // the button that the mouse went down on: it may be another element when the mouse goes up
+  let held = null; // the block of the list that is open: a list closes when it is replaced
 
   const style = document.createElement("style");
   style.textContent = STYLE + `${ours} .fa-live { display: revert !important; } ${ours} .fa-still { display: none; }`;
   document.head.append(style);
 
-  const blockOf = (element) => element.closest?.(ours);
-  const keyOf = (control) => `${blockOf(control)?.dataset.faBlock}/${control.dataset.faDo ?? ""}/${control.dataset.faId ?? control.name ?? ""}`;
-
-  const typedInto = (field) => (field.type === "checkbox" ? "checked" : "value");
-  const fieldsOf = (block) => {
-    const values = {};
-    for (const field of block.querySelectorAll("[data-fa-field]")) values[field.name] = field[typedInto(field)];
-    return values;
+  const blockOf = (element) => element?.closest?.(ours);
+  const of = (selector, event) => {
+    const found = event.target?.closest?.(selector);
+    return found && blockOf(found) ? found : null;
   };
+  const keyOf = (control) => {
+    const { faDo, faId, faFilter } = control.dataset;
+    const name = faDo ? `${faDo}/${faId ?? ""}` : faFilter ?? control.name ?? control.parentElement.dataset.faFold;
+    return `${blockOf(control).dataset.faBlock}/${faDo ? "do" : control.tagName}/${name}`;
+  };
+  const memoryOf = (block) => {
+    const id = block.dataset.faBlock;
+    if (!memory.has(id)) memory.set(id, { filters: {}, fields: {}, folds: {}, scrolls: {} });
+    return memory.get(id);
+  };
+  const typedInto = (field) => (field.type === "checkbox" ? "checked" : "value");
 
-  const act = (event) => {
-    const control = event.target.closest?.("[data-fa-do]");
-    const block = control && blockOf(control);
-    if (!block) return;
-    if (event.type === "keydown" ? event.key !== "Enter" && event.key !== " " : event.button !== 0) return;
-    event.stopPropagation(); // else Enter is a command of the notebook too
-    if (event.type === "keydown") event.preventDefault();
+  // --- buttons ---
+
+  const act = (control) => {
+    const block = blockOf(control);
     if (control.getAttribute("aria-disabled") === "true") return;
     if (control.dataset.faDo === "copy") {
-      navigator.clipboard?.writeText(control.dataset.faText);
       const text = control.textContent;
+      if (text === "Copied") return;
+      copy(control.dataset.faText);
       control.textContent = "Copied";
       setTimeout(() => (control.textContent = text), 1200);
       return;
@@ -78,113 +98,191 @@ function start(model) {
       control.textContent = control.dataset.faBusy;
       control.setAttribute("aria-disabled", "true");
     }
-    const fields = control.dataset.faFields === undefined ? undefined : fieldsOf(block);
+    let fields;
+    if (control.dataset.faFields !== undefined) {
+      fields = {};
+      for (const field of block.querySelectorAll("[data-fa-field]")) fields[field.name] = field[typedInto(field)];
+    }
     model.send({ do: control.dataset.faDo, id: control.dataset.faId, block: block.dataset.faBlock, fields });
   };
-
-  // Enter in a field of a form runs it, with Ctrl in one of many lines; a key that is typed into a field is no command of the notebook.
-  const typed = (event) => {
-    const field = event.target.closest?.("[data-fa-field], [data-fa-filter]");
-    if (!field || !blockOf(field)) return;
-    event.stopPropagation();
-    const runs = field.tagName === "INPUT" || event.ctrlKey || event.metaKey;
-    if (event.key === "Enter" && field.dataset.faField !== undefined && runs && !event.isComposing) {
-      event.preventDefault();
-      const button = blockOf(field).querySelector("[data-fa-fields]");
-      if (button) act({ type: "pointerdown", button: 0, target: button, stopPropagation() {}, preventDefault() {} });
+  const take = (event) => {
+    event.stopImmediatePropagation(); // a page that shows one kernel twice has two of us
+    event.preventDefault();
+  };
+  const down = (event) => {
+    const control = event.button === 0 && of(BUTTONS, event);
+    pressed = control ? { control, key: keyOf(control) } : null;
+    if (of("select", event)) hold(event.target);
+  };
+  const up = (event) => {
+    const before = pressed;
+    pressed = null;
+    remember(event);
+    const control = before && of(BUTTONS, { target: document.elementFromPoint(event.clientX, event.clientY) });
+    if (!control || keyOf(control) !== before.key) return;
+    if (control.dataset.faDo) act(control);
+    else if (control !== before.control) control.click();
+  };
+  const clicked = (event) => {
+    const control = of(BUTTONS, event);
+    if (!control) return;
+    if (control.tagName === "SUMMARY") {
+      memoryOf(blockOf(control)).folds[control.parentElement.dataset.faFold] = !control.parentElement.open;
+      return;
     }
+    take(event);
+    if (event.detail === 0) act(control); // not by a mouse: a screen reader, or a script
   };
 
+  // What is typed is no command of the notebook. Enter in a field runs the form, with Ctrl in one of many lines.
+  const key = (event) => {
+    const button = of("[data-fa-do]", event);
+    if (button && (event.key === "Enter" || event.key === " ")) {
+      take(event);
+      if (!event.repeat) act(button);
+      return;
+    }
+    const field = of("[data-fa-filter], [data-fa-field], summary", event);
+    if (!field) return;
+    const chord = event.ctrlKey || event.metaKey;
+    if (!chord || event.key === "Enter") event.stopPropagation();
+    if (field.tagName === "SELECT" && event.key !== "Tab") hold(field);
+    const runs = field.dataset.faField !== undefined && (field.tagName === "INPUT" || chord);
+    if (event.key !== "Enter" || !runs || event.isComposing) return;
+    take(event);
+    const run = blockOf(field).querySelector("[data-fa-fields]");
+    if (run) act(run);
+  };
+
+  const hold = (list) => {
+    held = blockOf(list).dataset.faBlock;
+    model.send({ do: "hold", block: held });
+  };
+  const release = (event) => {
+    if (held && event.target.tagName === "SELECT") model.send({ do: "release", block: held });
+    held = null;
+  };
+
+  // --- what a person did in a block outlives it: it is replaced as a whole ---
+
   const filter = (block) => {
-    const wanted = filters.get(block.dataset.faBlock);
-    if (!wanted) return;
+    const { phase, text } = memoryOf(block).filters;
     let shown = 0;
     for (const row of block.querySelectorAll("[data-fa-row]")) {
-      const fits = (!wanted.phase || row.dataset.faPhase === wanted.phase) &&
-        (!wanted.text || row.dataset.faRow.includes(wanted.text.toLowerCase()));
+      const fits = (!phase || row.dataset.faPhase === phase) && (!text || row.dataset.faRow.includes(text.trim().toLowerCase()));
       row.style.display = fits ? "" : "none";
       shown += fits;
     }
     const none = block.querySelector("[data-fa-none]");
     if (none) none.style.display = shown ? "none" : "";
   };
-
-  const filtered = (event) => {
-    const field = event.target.closest?.("[data-fa-filter]");
-    const block = field && blockOf(field);
-    if (!block) return;
-    filters.set(block.dataset.faBlock, { ...filters.get(block.dataset.faBlock), [field.dataset.faFilter]: field.value });
+  const typed = (event) => {
+    const control = of("[data-fa-filter], [data-fa-field]", event);
+    if (!control) return;
+    const { filters, fields } = memoryOf(blockOf(control));
+    if (control.dataset.faField !== undefined) {
+      fields[control.name] = { typed: control[typedInto(control)], reset: control.dataset.faReset };
+    } else {
+      filters[control.dataset.faFilter] = control.value;
+      filter(blockOf(control));
+    }
+    remember(event);
+  };
+  const scrolled = ({ target }) => {
+    if (target.dataset?.faScroll === undefined || !blockOf(target)) return;
+    memoryOf(blockOf(target)).scrolls[target.dataset.faScroll] = [target.scrollLeft, target.scrollTop];
+  };
+  const remember = (event) => {
+    const control = of(CONTROLS, event);
+    if (!control && event.type !== "focusin") return;
+    const caret = control && control.selectionStart != null ? [control.selectionStart, control.selectionEnd] : null;
+    const host = control && blockOf(control).parentElement?.closest("[tabindex]");
+    focused = control && { key: keyOf(control), element: control, caret, host };
+  };
+  const restore = (block) => {
+    if (!memory.has(block.dataset.faBlock)) return;
+    const { filters, fields, folds, scrolls } = memoryOf(block);
+    for (const control of block.querySelectorAll("[data-fa-filter]")) {
+      const name = control.dataset.faFilter;
+      if (filters[name] === undefined) continue;
+      control.value = filters[name];
+      if (control.value !== filters[name]) filters[name] = control.value = ""; // a choice that is no more
+    }
     filter(block);
+    for (const field of block.querySelectorAll("[data-fa-field]")) {
+      const draft = fields[field.name];
+      if (draft === undefined) continue;
+      if (draft.reset === field.dataset.faReset) field[typedInto(field)] = draft.typed;
+      else delete fields[field.name]; // the kernel has filled it anew
+    }
+    for (const fold of block.querySelectorAll("[data-fa-fold]")) fold.open = folds[fold.dataset.faFold] ?? fold.open;
+    for (const place of block.querySelectorAll("[data-fa-scroll]"))
+      [place.scrollLeft, place.scrollTop] = scrolls[place.dataset.faScroll] ?? [0, 0];
+  };
+  const refocus = () => {
+    if (!focused || focused.element.isConnected) return;
+    const { key, caret, host } = focused;
+    const now = document.activeElement;
+    if (now && now !== document.body && now !== host && now.isConnected) {
+      focused = null;
+      return;
+    }
+    for (const control of document.querySelectorAll(CONTROLS)) {
+      if (!blockOf(control) || keyOf(control) !== key) continue;
+      control.focus({ preventScroll: true });
+      if (caret) control.setSelectionRange(...caret);
+      return;
+    }
+    focused = null; // the button is gone, as its run has ended; the keys go on from there
+    host?.focus({ preventScroll: true });
   };
 
-  const drafted = (event) => {
-    const field = event.target.closest?.("[data-fa-field]");
-    if (field && blockOf(field)) drafts.set(keyOf(field), { typed: field[typedInto(field)], reset: field.dataset.faReset });
-  };
+  // --- blocks come and go ---
 
-  // A block is replaced as a whole when something changed: give back what was typed, and the focus.
   const replaced = () => {
     for (const block of document.querySelectorAll(ours)) {
       if (seen.has(block)) continue;
-      seen.set(block, true);
-      // Older than this page's view of it: it was loaded from the file, and the kernel's updates do not reach it.
-      if (Date.now() / 1000 - Number(block.dataset.faAt) > 5) model.send({ do: "stale", block: block.dataset.faBlock });
-      const wanted = filters.get(block.dataset.faBlock);
-      if (wanted) {
-        for (const field of block.querySelectorAll("[data-fa-filter]")) field.value = wanted[field.dataset.faFilter] ?? field.value;
-        filter(block);
-      }
-      for (const field of block.querySelectorAll("[data-fa-field]")) {
-        const draft = drafts.get(keyOf(field));
-        if (!draft) continue;
-        if (draft.reset === field.dataset.faReset) field[typedInto(field)] = draft.typed;
-        else drafts.delete(keyOf(field)); // the kernel has filled it anew
-      }
-      if (focused && (document.activeElement === document.body || !document.activeElement?.isConnected)) {
-        const { key, from, to } = focused; // as focus() remembers anew
-        for (const control of block.querySelectorAll(CONTROLS)) {
-          if (keyOf(control) !== key) continue;
-          control.focus({ preventScroll: true });
-          if (from != null && control.setSelectionRange) control.setSelectionRange(from, to);
-        }
-      }
+      seen.set(block, performance.now());
+      // Only the kernel can tell whether this is the newest: its updates do not reach what was loaded from a file.
+      const id = block.dataset.faBlock, at = Number(block.dataset.faAt), before = newest.get(id);
+      if (before === undefined || at < before) model.send({ do: "seen", block: id, at });
+      newest.set(id, Math.max(at, before ?? at));
+      restore(block);
     }
+    refocus();
     tick();
   };
-  const remember = (event) => {
-    const control = event.target.closest?.(CONTROLS);
-    focused = control && blockOf(control) ? { key: keyOf(control), from: control.selectionStart, to: control.selectionEnd } : null;
-  };
-
   const tick = () => {
     const now = performance.now();
-    for (const element of all("[data-fa-elapsed]")) {
+    for (const element of document.querySelectorAll(`${ours} [data-fa-elapsed]`)) {
       if (!seen.has(element)) seen.set(element, now);
-      element.textContent = clock(Number(element.dataset.faElapsed) + (now - seen.get(element)) / 1000);
+      const text = clock(Number(element.dataset.faElapsed) + (now - seen.get(element)) / 1000);
+      if (element.textContent !== text) element.textContent = text;
     }
   };
 
   // What a page that was opened again shows of a block is replaced from here; the notebook's own updates come first.
-  const sent = ({ block, html }) => setTimeout(() => {
-    for (const old of document.querySelectorAll(`${ours}[data-fa-block="${CSS.escape(block)}"]`)) old.outerHTML = html;
+  const sent = ({ block, html, at }) => setTimeout(() => {
+    for (const old of document.querySelectorAll(`${ours}[data-fa-block="${CSS.escape(block)}"]`))
+      if (!(Number(old.dataset.faAt) >= at)) old.outerHTML = html;
   }, 150);
   model.on("msg:custom", sent);
 
   let queued = false;
-  const observer = new MutationObserver(() => {
-    if (queued) return;
+  const observer = new MutationObserver((changes) => {
+    if (queued || changes.every((change) => change.target.dataset?.faElapsed !== undefined)) return;
     queued = true;
     requestAnimationFrame(() => { queued = false; replaced(); });
   });
   observer.observe(document.body, { childList: true, subtree: true });
   const timer = setInterval(tick, 250);
-  const listeners = [["pointerdown", act], ["keydown", act], ["keydown", typed], ["input", filtered], ["change", filtered],
-    ["input", drafted], ["change", drafted], ["focusin", remember], ["input", remember], ["keyup", remember], ["pointerup", remember]];
-  for (const [name, handler] of listeners) document.addEventListener(name, handler, true);
+  const listeners = [["pointerdown", down], ["pointerup", up], ["click", clicked], ["keydown", key], ["keyup", remember],
+    ["input", typed], ["change", typed], ["change", release], ["focusout", release], ["focusin", remember], ["scroll", scrolled]];
+  for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
   replaced();
   model.send({ do: "ready" });
   return () => {
-    for (const [name, handler] of listeners) document.removeEventListener(name, handler, true);
+    for (const [name, handler] of listeners) window.removeEventListener(name, handler, true);
     model.off("msg:custom", sent);
     observer.disconnect();
     clearInterval(timer);

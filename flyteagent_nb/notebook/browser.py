@@ -22,7 +22,7 @@ class Browser(anywidget.AnyWidget):
 
     Attributes:
         kernel: marks the HTML of this kernel, as a page may show notebooks of several.
-        ready: whether a front end runs it.
+        ready: whether a front end runs it; the page says so.
     """
 
     _esm = Path(__file__).with_name("browser.js")
@@ -43,7 +43,4 @@ class Browser(anywidget.AnyWidget):
         """A message of the page; on whatever thread ipykernel chooses, so it is only handed on."""
         if not isinstance(content, dict):
             return
-        if content.get("do") == "ready":
-            self.ready = True
-        else:
-            self._on_act(content)
+        self._on_act(content)

@@ -14,7 +14,7 @@ from flyteagent_nb.notebook import grammar
 from flyteagent_nb.notebook.completion import complete
 from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
-from flyteagent_nb.notebook.page import Page
+from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.workspace import get_workspace
@@ -106,10 +106,11 @@ class Extension:
         self._put_back.append(put_back)
 
     def _show_runs(self) -> None:
-        """Let a run that is displayed show itself, and follow it while it goes on."""
+        """Let runs, panels and forms that are displayed show themselves, and follow them while they go on."""
         formatter = self._shell.display_formatter.ipython_display_formatter
-        formatter.for_type(Run, self._showing.show)
-        self._put_back.append(lambda: formatter.pop(Run, None))
+        for shown, show in ((Run, self._showing.show), (Block, self._page.show)):
+            formatter.for_type(shown, show)
+        self._put_back.append(lambda: [formatter.pop(shown, None) for shown in (Run, Block)])
         self._shell.events.register("pre_run_cell", self._page.before_cell)
         self._put_back.append(lambda: self._shell.events.unregister("pre_run_cell", self._page.before_cell))
         self._put_back.append(self._page.close)

@@ -54,7 +54,8 @@ def read(kind: FieldKind, inner: Any, text: str, namespace: Mapping[str, Any]) -
     Raises:
         ArgumentError: what is wrong with it. What a property or a class of the user's raises passes through.
     """
-    return _READERS[kind](text if kind is FieldKind.TEXT else text.strip(), inner, namespace)
+    as_typed = kind is FieldKind.TEXT or kind in JSON  # the lines and columns of JSON are counted in it
+    return _READERS[kind](text if as_typed else text.strip(), inner, namespace)
 
 
 def _whole(text: str, inner: Any, namespace: Mapping[str, Any]) -> int:
@@ -121,8 +122,9 @@ def _duration(text: str, inner: Any, namespace: Mapping[str, Any]) -> datetime.t
 
 
 def _json(text: str, inner: Any, namespace: Mapping[str, Any]) -> Any:
-    if text not in ("true", "false", "null") and is_dotted_name(text):
-        return element(_variable(text, namespace, "not JSON, and no variable"), inner)
+    name = text.strip()
+    if name not in ("true", "false", "null") and is_dotted_name(name):
+        return element(_variable(name, namespace, "not JSON, and no variable"), inner)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.notebook.field_texts import read
 from flyteagent_nb.notebook.field_types import JSON, FieldKind
 from flyteagent_nb.notebook.fields import Field, all_fields
-from flyteagent_nb.notebook.render import FRAME, GREY, MONO, RED, escape, table_text
+from flyteagent_nb.notebook.render import FRAME, GREY, MONO, RED, clip, escape, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,10 @@ AREA_LINES = 12
 
 _SMALL = "font-size:12px"
 _SOFT = f"color:{GREY};{_SMALL}"
-_ROW = "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:baseline;margin:6px 0"
-_LABEL = "flex:0 0 190px;min-width:0;overflow-wrap:anywhere"
-_CONTROL = "flex:1 1 240px;min-width:0"
+_ROW = "display:flex;flex-wrap:wrap;gap:2px 12px;margin:6px 0"
+_INDENT = 16
+_LABELS = 190
+"""Pixels of the column of labels; where that leaves a control less than it needs, it goes below its label."""
 _CELL = "text-align:left;padding:2px 16px 2px 0;vertical-align:top;border:0;overflow-wrap:anywhere"
 _UNSEEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
 _WIDTHS = {
@@ -49,7 +50,7 @@ def form_text(
         command: what a magic calls the task.
         below: the last run, or empty.
     """
-    rows = [(f.name, f.type_name, _told(f, texts)) for f in all_fields(fields)]
+    rows = [(f.name, f.type_name, clip(_told(f, texts), 60)) for f in _given(fields, texts)]
     words = " ".join(f"{f.name}=..." for f in fields if f.required) or " ".join(f"{f.name}=..." for f in fields[:1])
     lines = [
         f"{title}  ({task_type})",
@@ -156,22 +157,28 @@ class _Controls:
         """A label and its control, or a group of rows."""
         if field.kind is FieldKind.GROUP:
             return self._group(field)
+        width = _LABELS - _INDENT * field.name.count(".")  # so that the controls of groups stand in the same column
+        needs = 20 if field.kind is FieldKind.TICK else 240
+        place = "align-items:flex-start" if _has_lines(field) else "align-items:baseline"
+        top = ";padding-top:3px" if _has_lines(field) else ""
         return (
-            f'<div style="{_ROW}"><label for="{self._id(field)}" style="{_LABEL}">{_name(field)}</label>'
-            f'<div style="{_CONTROL}">{self._control(field)}{self._notes(field)}</div></div>'
+            f'<div style="{_ROW};{place}">'
+            f'<label for="{self._id(field)}" style="flex:0 0 {width}px;min-width:0;overflow-wrap:anywhere{top}">{_name(field)}</label>'
+            f'<div style="flex:1 1 {needs}px;min-width:0">{self._control(field)}{self._notes(field)}</div></div>'
         )
 
     def _group(self, field: Field) -> str:
-        rows = "".join(self.row(member) for member in field.members)
-        name, tick = _name(field), ""
+        name, marks = _name(field), ""
         if field.optional:
-            tick = f'<input type="checkbox"{self._marks(field)}{self._ticked(field)}>'
-            name = f'<label for="{self._id(field)}">{tick} {name}</label>'
-        marks = "" if tick or field.name not in self._errors else f' aria-describedby="{self._id(field)}-error"'
+            tick = f'<input type="checkbox"{self._marks(field)}{self._ticked(field)} style="margin:0">'
+            name = f'{tick} <label for="{self._id(field)}">{name}</label>'
+        elif field.name in self._errors:
+            marks = f' aria-describedby="{self._id(field)}-error"'
+        inset = f"border-left:2px solid {GREY};margin-left:2px;padding-left:{_INDENT - 4}px"
         return (
-            f'<fieldset{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0"><legend style="padding:0">{name}</legend>'
-            f'{self._notes(field)}<div class="fa-rule" style="border-left:2px solid {GREY};padding-left:12px;margin-left:2px">'
-            f"{rows}</div></fieldset>"
+            f'<fieldset class="fa-group"{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0">'
+            f'<legend style="padding:0">{name}</legend>{self._notes(field)}'
+            f'<div class="fa-rule" style="{inset}">{"".join(self.row(member) for member in field.members)}</div></fieldset>'
         )
 
     def _control(self, field: Field) -> str:
@@ -183,14 +190,13 @@ class _Controls:
         if field.kind is FieldKind.CHOICE:
             return f'<select{marks} style="max-width:100%">{_options(field, text)}</select>'
         empty = f' placeholder="{escape(field.when_empty)}"' if field.when_empty else ""
-        many = field.kind in JSON or (field.kind is FieldKind.TEXT and "\n" in str(field.text))
-        if many:
+        if _has_lines(field):
             lines = min(AREA_LINES, max(2, text.count("\n") + 1))
             face = ";font-family:monospace;font-size:12px" if field.kind in JSON else ""
             # A newline right after the tag is not part of the text.
             return (
                 f'<textarea{marks}{empty} rows="{lines}" spellcheck="false" '
-                f'style="width:100%;resize:vertical{face}">\n{escape(text)}</textarea>'
+                f'style="display:block;width:100%;resize:vertical{face}">\n{escape(text)}</textarea>'
             )
         names = self._variables.get(field.name, ())[:FITTING]
         offered = f' list="{self._id(field)}-names"' if names else ""
@@ -224,12 +230,12 @@ class _Controls:
         error, notes = self._errors.get(field.name), ""
         if error is not None:
             notes += (
-                f'<div id="{self._id(field)}-error" class="fa-bad" style="color:{RED};{_SMALL};overflow-wrap:anywhere">'
+                f'<div id="{self._id(field)}-error" class="fa-bad" style="color:{RED};{_SMALL};margin-top:2px;overflow-wrap:anywhere">'
                 f"✗ {escape(error)}</div>"
             )
         if field.description:
             notes += (
-                f'<div id="{self._id(field)}-about" class="fa-soft" style="{_SOFT};overflow-wrap:anywhere">'
+                f'<div id="{self._id(field)}-about" class="fa-soft" style="{_SOFT};margin-top:2px;overflow-wrap:anywhere">'
                 f"{escape(field.description)}</div>"
             )
         return notes
@@ -244,6 +250,11 @@ def _name(field: Field) -> str:
     needed = f'<span class="fa-bad" aria-hidden="true" style="color:{RED}">*</span>' if field.required else ""
     word = f'<span style="{_UNSEEN}"> required</span>' if field.required else ""
     return f'{escape(field.label)}{needed}{word} <span class="fa-soft" style="{MONO}">{escape(kind)}</span>'
+
+
+def _has_lines(field: Field) -> bool:
+    """Whether it takes more than a line."""
+    return field.kind in JSON or (field.kind is FieldKind.TEXT and "\n" in str(field.text))
 
 
 def _typed(field: Field, text: str) -> str:
@@ -287,7 +298,7 @@ def _table(fields: Sequence[Field], texts: Mapping[str, str | bool], errors: Map
         for word in ("input", "type", "value")
     )
     rows = []
-    for field in all_fields(fields):
+    for field in _given(fields, texts):
         value = f'<span style="white-space:pre-wrap">{escape(_told(field, texts))}</span>'
         if field.name in errors:
             value += f'<div class="fa-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[field.name])}</div>'
@@ -297,6 +308,16 @@ def _table(fields: Sequence[Field], texts: Mapping[str, str | bool], errors: Map
         )
     foot = f'<div class="fa-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[""])}</div>' if "" in errors else ""
     return f'<table style="font-size:13px"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{foot}'
+
+
+def _given(fields: Sequence[Field], texts: Mapping[str, str | bool]) -> list[Field]:
+    """The fields, and the members of those groups that are not None."""
+    found = []
+    for field in fields:
+        found.append(field)
+        if not field.optional or texts.get(field.name, field.text) is True:
+            found += _given(field.members, texts)
+    return found
 
 
 def _told(field: Field, texts: Mapping[str, str | bool]) -> str:

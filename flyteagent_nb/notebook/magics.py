@@ -12,7 +12,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from flyteagent_nb.errors import ArgumentError, CellError, TaskStopped, TaskTypeNotFoundError, WaitTimeoutError, closest
 from flyteagent_nb.notebook import arguments as grammar
-from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Overview, Pairs, RunList, Served, View, run_details
+from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, RunList, Served, View, run_details
 from flyteagent_nb.notebook.waiting import stop_guard
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class AgentMagics(Magics):
             versions=lambda name: [e.version for e in workspace.catalog.entries() if e.task_type == name],
             default_name=f"{arguments.task_type}_{self.shell.execution_count}",
         )
+        if arguments.form:
+            return self._form_of(task, inputs, arguments, code=arguments.code)
         return self._execute(task, inputs, arguments, code=arguments.code)
 
     @no_var_expand
@@ -76,10 +78,11 @@ class AgentMagics(Magics):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
         self._workspace.wait()
         if arguments.verb is None:
-            return Overview(self._workspace)
+            return self._showing.panel()
         verbs: dict[str, Callable[[AgentArguments], Any]] = {
             "types": self._types,
             "run": self._run,
+            "form": self._form,
             "runs": self._runs,
             "show": self._show,
             "logs": self._logs,
@@ -97,6 +100,30 @@ class AgentMagics(Magics):
         return AgentList(self._workspace.catalog.entries(), self._workspace.catalog.broken)
 
     def _run(self, arguments: AgentArguments) -> Any:
+        inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
+        return self._execute(self._task(arguments), inputs, arguments)
+
+    def _form(self, arguments: AgentArguments) -> Any:
+        inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
+        return self._form_of(self._task(arguments), inputs, arguments)
+
+    def _form_of(self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, code: str = "") -> Any:
+        from flyteagent_nb.notebook.form import FormBlock
+
+        return FormBlock(
+            task,
+            self._workspace,
+            self._showing.page,
+            self.shell.user_ns,
+            values=inputs,
+            service=arguments.service or None,
+            retries=arguments.retries,
+            timeout=None if arguments.timeout is None else arguments.timeout.total_seconds(),
+            code=code,
+        )
+
+    def _task(self, arguments: AgentArguments) -> Any:
+        """The task that the line names."""
         from flytekit.core.base_task import PythonTask
 
         namespace = self.shell.user_ns
@@ -109,7 +136,7 @@ class AgentMagics(Magics):
                 suggestion=near,
                 hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
             )
-        return self._execute(task, grammar.input_values(arguments.inputs, "", namespace), arguments)
+        return task
 
     def _runs(self, arguments: AgentArguments) -> View:
         runs = [run for run in self._workspace.runner.runs() if arguments.phase in ("", run.phase)]

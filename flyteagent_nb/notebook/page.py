@@ -25,6 +25,12 @@ AT_MOST = 0.1
 SELDOM = 1.0
 """Seconds between two updates where none does: a terminal, papermill, a front end without our widget."""
 
+HELD = 10.0
+"""Seconds that a block stays as it is at the most while a list in it is open."""
+
+OLD = 2.0
+"""Seconds that what a page has of a block may be behind: an update is on its way then."""
+
 ENDED_KEPT = 500
 """Blocks that have ended and that a page which is opened again can still have in full."""
 
@@ -37,6 +43,8 @@ class Block:
     Attributes:
         id: its display id.
         sent: when it was last sent, by the monotonic clock.
+        made: when what was sent last was made, in seconds since the epoch: the page tells which one it has.
+        held: until when it stays as it is, by the monotonic clock: a list in it is open, which would close.
         loaded: whether a page shows it from the file: displays do not reach it there.
         poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
         polled: when it was last looked at, by the monotonic clock.
@@ -47,6 +55,8 @@ class Block:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self.sent = 0.0
+        self.made = 0.0
+        self.held = 0.0
         self.polled = 0.0
         self.loaded = False
 
@@ -66,6 +76,15 @@ class Block:
     def html(self, kernel: str) -> str:
         """For a page. ``kernel`` marks what acts on this kernel; empty where nothing could."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """It is shown no more, or something else takes its place: nothing in it can act from now on."""
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return self.html("")
 
     def act(self, message: dict[str, Any]) -> None:
         """Something was clicked in it, on the page's thread."""
@@ -134,7 +153,9 @@ class Page:
             self._pump.step()
 
     def close(self) -> None:
-        """End the thread and the widget; what is shown stays as it is."""
+        """End the thread and the widget; what is shown stays, without what could act."""
+        for block in tuple(self._blocks.values()):
+            block.close()
         self._closed = True
         self._wake.set()
         self.after_cell()
@@ -183,6 +204,7 @@ class Page:
             while self._commands:
                 self._guarded(self._commands.popleft())
             pause = self._update()
+        self._update()
 
     def _update(self) -> float | None:
         """Send what has changed and may be sent; the seconds until something else may."""
@@ -195,7 +217,7 @@ class Page:
                 self._touched.discard(block_id)
                 continue
             live = block.live
-            left = block.sent + interval - time.monotonic() if live else 0.0
+            left = max(block.sent + interval, block.held) - time.monotonic() if live else 0.0
             if left > 0:
                 pause = left if pause is None else min(pause, left)
                 continue
@@ -237,27 +259,47 @@ class Page:
             self._ended.popitem(last=False)
 
     def _act(self, message: dict[str, Any]) -> None:
-        block = self._blocks.get(str(message.get("block")))
-        if message.get("do") == "stale":
-            ended = self._ended.get(str(message.get("block")))
+        what, block_id = str(message.get("do")), str(message.get("block"))
+        block = self._blocks.get(block_id)
+        if what == "ready":
+            self._opened()
+        elif what == "seen":
+            self._seen(block_id, message.get("at"))
+        elif what in ("hold", "release"):
             if block is not None:
-                block.loaded = True
+                block.held = time.monotonic() + HELD if what == "hold" else 0.0
+        else:
+            handler = self._acts.get(what)
+            if handler is not None:
+                handler(message)
+            if block is not None:
+                block.held = 0.0
+                block.act(message)
                 self.touch(block)
-            elif ended is not None:
-                self._browser.send({"block": ended.id, "html": ended.html("")})
-            return
-        handler = self._acts.get(str(message.get("do")))
-        if handler is not None:
-            handler(message)
-        if block is not None:
-            block.act(message)
+
+    def _opened(self) -> None:
+        """A page runs the widget. What was shown before another page did, that page has from the file only."""
+        another, self._browser.ready = self._browser.ready, True
+        for block in tuple(self._blocks.values()):
+            block.loaded = block.loaded or another
+            self.touch(block)
+
+    def _seen(self, block_id: str, at: object) -> None:
+        """A page has a block, made at that time; give it a newer one."""
+        block, ended = self._blocks.get(block_id), self._ended.get(block_id)
+        if ended is not None:
+            self._browser.send({"block": ended.id, "html": ended.html(""), "at": round(time.time(), 1)})
+        elif block is not None and isinstance(at, (int, float)) and at < block.made - OLD:
+            block.loaded = True
             self.touch(block)
 
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live
+        made = time.time()
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
+        block.made = made
         if self._browser is not None and update and (block.loaded or not live):
-            self._browser.send({"block": block.id, "html": data["text/html"]})
+            self._browser.send({"block": block.id, "html": data["text/html"], "at": round(made, 1)})
         self._shell.display_pub.publish(data=data, metadata={}, transient={"display_id": block.id}, update=update)
 
     def _guarded(self, work: Callable[[], object]) -> None:

@@ -243,7 +243,7 @@ def _run_lines(s: RunSnapshot) -> list[str]:
 _SMALL = f"color:{GREY};font-size:12px"
 _LINE = "display:flex;flex-wrap:wrap;gap:2px 12px;align-items:baseline"
 _TABLE = "margin:0;border-collapse:collapse;table-layout:auto;font-size:12px"
-_TR = "background:none;height:26px;border-bottom:1px solid #8883"
+_TR = "background:none;height:28px;border-bottom:1px solid #8883"
 _CELL = "padding:0 12px 0 0;text-align:left;white-space:nowrap"
 _CLIP = f"{_CELL};overflow:hidden;text-overflow:ellipsis"
 _FIXED = f"font-family:monospace;color:{GREY}"
@@ -263,7 +263,7 @@ def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
         kernel: marks what acts on this kernel; empty where nothing could: then there are no controls.
         block: the block's display id.
     """
-    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.1f}"'
+    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.3f}"'
     inner = (_head(state), _broken(state), _runs(state, kernel), _agents(state), _calls_table(state))
     at = f"as of {_clock(state.now, state.now, '%Y-%m-%d %H:%M:%S')}: %agent shows it as it is now"
     return (
@@ -449,6 +449,7 @@ class PanelBlock(Block):
         self._runner: Runner | None = None
         self._closed = False
         self._shown: PanelState | None = None
+        self._last: PanelState | None = None
         self._figures: tuple[Figure, ...] = ()
         self._rate: float | None = None
         self._counted = 0.0
@@ -466,12 +467,17 @@ class PanelBlock(Block):
     def changed(self) -> bool:
         """Whether it would look different now; lanes of live runs grow by a hundredth of their axis at least."""
         shown, state = self._shown, self._state()
-        if shown is None or _identity(shown) != _identity(state):
+        if shown is None:
+            return True
+        passed = state.now - shown.now
+        if passed < len(shown.snapshots) / ROWS:  # a full table is 300 KB: once a second will do
+            return False
+        if _identity(shown) != _identity(state):
             return True
         if not state.live:
             return False
         began, end, _ = _axis(shown.snapshots, shown.now)
-        return state.now - shown.now >= max(1.0, (end - began) / 100)
+        return passed >= max(1.0, (end - began) / 100)
 
     def text(self) -> str:
         """The panel in 80 columns."""
@@ -490,6 +496,13 @@ class PanelBlock(Block):
                     run.cancel()
 
     def _state(self) -> PanelState:
+        if not self._closed:
+            return self._look()
+        if self._last is None:  # what it showed at its end is what it goes on to show
+            self._last = self._look()
+        return self._last
+
+    def _look(self) -> PanelState:
         workspace = self._workspace
         service = workspace.state
         reason = ""

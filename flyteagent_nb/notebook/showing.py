@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from flyteagent_nb.notebook.page import Block, Page
+    from flyteagent_nb.notebook.panel import PanelBlock
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
 
@@ -102,11 +103,21 @@ class Showing:
     def __init__(self, workspace: Workspace, page: Page) -> None:
         self._workspace = workspace
         self.page = page
+        self._panel: PanelBlock | None = None
         page.on("cancel", lambda message: self._cancel(str(message.get("id"))))
 
     def block(self, run: Run, *, preview: bool = True, error: bool = True) -> RunBlock:
         """The block of a run."""
         return RunBlock(run, self._workspace, self.page, preview=preview, error=error)
+
+    def panel(self) -> PanelBlock:
+        """A panel, which takes the place of the one before."""
+        from flyteagent_nb.notebook.panel import PanelBlock
+
+        if self._panel is not None:
+            self._panel.close()
+        self._panel = PanelBlock(self._workspace, self.page)
+        return self._panel
 
     def show(self, run: Run) -> None:
         """Show a run where the cell stands, and follow it."""

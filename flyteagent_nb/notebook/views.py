@@ -140,35 +140,6 @@ class Served(Pairs):
         super().__init__([*rows, ("close it", f"%agent stop {address.target}")])
 
 
-class Overview(View):
-    """The agent service, its agents and its runs, as they were when asked.
-
-    Attributes:
-        service: (label, text) pairs.
-        agents: the agents.
-        runs: the newest runs.
-    """
-
-    def __init__(self, workspace: Workspace) -> None:
-        now = time.time()
-        self.service = [("agent service", workspace.state)]
-        for address in workspace.addresses():
-            who = {"private": "private to you", "token": "with a token", "open": "open to whoever reaches it"}[
-                address.kind
-            ]
-            self.service.append(("listens on", f"{address.target}, {who}, since {render.ago(address.since, now)}"))
-        self.agents = AgentList(workspace.catalog.entries(), workspace.catalog.broken)
-        self.runs = RunList(workspace.runner.runs()[:10])
-
-    def text(self) -> str:
-        """Three blocks."""
-        return "\n\n".join((render.pairs_text(self.service), self.agents.text(), self.runs.text()))
-
-    def html(self) -> str:
-        """Three blocks."""
-        return f"{render.pairs_html(self.service)}<br>{self.agents.html()}<br>{self.runs.html()}"
-
-
 class DryRun(View):
     """What would be sent.
 

@@ -92,7 +92,9 @@ class Attempt:
             FlyteAgentNBError: no service has the task type.
         """
         driven, runner = self._driven, self._runner
-        resolved = self._listed() or await runner.interruptible(driven, self._resolve())
+        resolved = self._listed()
+        if resolved is None:
+            resolved = await runner.interruptible(driven, self._resolve())
         changes = {"service": resolved.service.name, "agent": resolved.agent, "is_sync": resolved.is_sync}
         runner.publish(driven, **changes, **({"phase": "RUNNING"} if resolved.is_sync else {}))
         self._prefix = runner.storage.prefix(driven.run.id, self._number)
@@ -430,7 +432,8 @@ class Attempt:
             input_prefix=self._prefix,
             output_prefix=self._prefix,
             raw_output_prefix=f"{self._prefix}/raw",
-            per_retry_unique_key=f"{self._driven.run.id}-{self._number - 1}",
+            # It begins with a letter, as Kubernetes's names do: what comes before the first one is lost when it is rendered.
+            per_retry_unique_key=f"f{self._driven.run.id}-n0-{self._number - 1}",
             task_template_path=f"{self._prefix}/task.pb",
             prev_checkpoint_prefix=f"{self._previous()}/checkpoints" if self._number > 1 else "",
             checkpoint_prefix=f"{self._prefix}/checkpoints",

@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
@@ -24,7 +24,7 @@ from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.routing import Router
     from flyteagent_nb.running.storage import RunStorage
     from flyteagent_nb.running.tasks import TaskCall
+
+T = TypeVar("T")
 
 CONVERTERS = 4
 """Threads that turn values into literals and back."""
@@ -275,17 +277,21 @@ class Runner:
 
     async def _on_worker(self, driven: Driven, work: Callable[[], Any]) -> Any:
         """Run ``work`` on a converting thread; a cancel ends the wait."""
-        return await self.interruptible(driven, asyncio.get_running_loop().run_in_executor(self._pool, work))
 
-    async def interruptible(self, driven: Driven, work: Any) -> Any:
-        """Await ``work``, a coroutine or a future; a cancel of the run cancels it.
+        async def convert() -> Any:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        return await self.interruptible(driven, convert())
+
+    async def interruptible(self, driven: Driven, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work``; a cancel of the run cancels it.
 
         Raises:
             Cancelled: the run was cancelled meanwhile, or before.
         """
         is_late = driven.cancelled
         if is_late:
-            work.close() if asyncio.iscoroutine(work) else work.cancel()
+            work.close()
             raise Cancelled("")
         # The run's own task, not one of its own for the work: a cancel reaches whatever it awaits, and none is made for nothing.
         driven.in_call = task = asyncio.current_task()

@@ -34,8 +34,8 @@ def loaded(kernel: Kernel) -> Kernel:
 
 
 def left_behind(kernel: Kernel) -> list[str]:
-    """What stands in the kernel's temporary folder."""
-    return sorted(path.name for path in kernel.temporary.iterdir() if not path.name.startswith("ipykernel_"))
+    """What is ours in the kernel's temporary folder: flytekit leaves folders there, and ipykernel."""
+    return sorted(path.name for path in kernel.temporary.iterdir() if path.name.startswith(("fa-", "flyteagent_nb")))
 
 
 def test_two_kernels_at_once_have_a_service_each(new_kernel: NewKernel) -> None:

@@ -1,0 +1,133 @@
+"""The server and the browser that all tests here share, and the notebooks that the tests of a module share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from browser.harness import LIMIT, Notebook, Server, Tab, chromium, find_chromium, new_notebook, prepare
+from browser.kernels import named_kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import BrowserContext
+
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+
+_figures: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, and skip them where there is no browser, but not in CI."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    missing = _missing()
+    for item in here:
+        item.add_marker(pytest.mark.browser)
+        if missing and not os.environ.get("CI"):
+            item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def _missing() -> str:
+    for module in ("playwright", "notebook", "jupyterlab"):
+        if importlib.util.find_spec(module) is None:
+            return f"no {module}: pip install -e '.[test]'"
+    return "" if find_chromium() else "no Chromium: install chromium, or name one in CHROMIUM"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell what was measured on the way."""
+    if _figures:
+        terminalreporter.section("measured in the browser")
+        for line in _figures:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str], None]:
+    """Tells a figure at the end of the session."""
+    return _figures.append
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all."""
+    with Server(tmp_path_factory.mktemp("server"), named_kernels()) as server:
+        yield server
+        server.end_kernels()
+
+
+# Not for the session: Playwright keeps an event loop on this thread, which other tests need.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[BrowserContext]:
+    """One browser for all."""
+    assert not _missing(), _missing()  # in CI, where nothing is skipped
+    with chromium() as context:
+        yield context
+
+
+@pytest.fixture
+def open_tab(server: Server, browser: BrowserContext) -> Iterator[Callable[..., Tab]]:
+    """Opens pages of a test's own, which are looked through and closed at its end."""
+    tabs: list[Tab] = []
+
+    def make(app: str = "lab") -> Tab:
+        tabs.append(Tab(browser, server, app))
+        return tabs[-1]
+
+    yield make
+    problems = [problem for tab in tabs for problem in tab.problems()]
+    for tab in tabs:
+        tab.close()
+    assert not problems
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def app(request: pytest.FixtureRequest) -> str:
+    """JupyterLab, then Notebook 7."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(app: str, server: Server, browser: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Notebook]:
+    """A notebook in which the extension and the scripted agents are loaded; the tests of a module share it."""
+    name = f"{request.module.__name__.rpartition('.')[2]}-{app}.ipynb"
+    new_notebook(server.root / name, "")
+    tab = Tab(browser, server, app)
+    notebook = tab.open(name)
+    prepare(notebook)
+    yield notebook
+    notebook.close()
+    tab.close()
+
+
+@pytest.fixture
+def nb(shared: Notebook) -> Iterator[Notebook]:
+    """That notebook, empty, with nothing under way; it is looked through at the test's end."""
+    shared.wait_idle()
+    shared.clear()
+    shared.value("[job for job in (scripted.jobs.clear(), scripted.calls.clear())]")
+    yield shared
+    if shared.page.url == "about:blank":
+        return
+    shared.page.keyboard.press("Escape")
+    shared.wait_idle()
+    shared.value("[run.cancel() for run in __import__('flyteagent_nb').get_workspace().runner.runs() if not run.done]")
+    problems = shared.tab.problems()
+    shared.tab.console.clear()
+    shared.tab.offsite.clear()
+    assert not problems
+
+
+@pytest.fixture
+def pictures() -> Path:
+    """Where screenshots go."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    return SCREENSHOTS
+
+
+assert LIMIT < 120  # pytest's own limit: ours must tell first

@@ -1,0 +1,170 @@
+"""A run while it goes on and when it is over: what the page shows, and what the saved notebook keeps of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from browser.harness import Cell, Notebook
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+GATE = """
+import pathlib
+class Gate:
+    def __init__(self, path): self.path = pathlib.Path(path)
+gate = {path!r}
+"""
+
+
+def timed(nb: Notebook, seconds: float) -> None:
+    """Make ``timed``, a task whose job runs for so long."""
+    nb.value(
+        "globals().update(timed=scripted_task(inputs={'a': int}, outputs={'o': int}, name='timed', message='stage 2 of 4', "
+        "links={'Console': 'https://example.com/x'}, prints={'create': 'submitted job 17', 'get': 'looked'}, "
+        f"phases=['RUNNING', 'SUCCEEDED'], seconds={seconds}))"
+    )
+
+
+def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, pictures: Path) -> None:
+    timed(nb, 4.0)
+    pid = int(nb.value("__import__('os').getpid()"))
+    began = time.monotonic()
+    cell = nb.start("%agent run timed a=1")
+    cell.blocks.wait_for()
+    assert 0.8 <= time.monotonic() - began < 5
+    cell.shows("stage 2 of 4").shows("submitted job 17").shows("Running")
+    link = cell.output.get_by_role("link", name="Console")
+    assert link.get_attribute("href") == "https://example.com/x"
+    assert "noopener" in (link.get_attribute("rel") or "")
+    for name in ("Cancel run", "Copy what names run"):
+        assert cell.button(name).is_visible()
+    clock = cell.output.locator("[data-fa-elapsed]")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        nb.page.wait_for_timeout(300)  # what the kernel sent before
+        first = float(clock.inner_text().removesuffix(" s"))
+        nb.page.wait_for_function(
+            "([e, first]) => parseFloat(e.innerText) >= first + 0.9", arg=[clock.element_handle(), first], timeout=5000
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    cell.shows("Succeeded").ended()
+
+    assert not cell.error
+    assert cell.output.locator("[data-fa-kernel], button, input, svg").count() == 0
+    assert "%agent show" not in cell.text
+    (shown,) = [o for o in nb.save()["cells"][cell.number]["outputs"] if o["output_type"] == "display_data"]
+    assert set(shown["data"]) == {"text/plain", "text/html"}
+    html, text = "".join(shown["data"]["text/html"]), "".join(shown["data"]["text/plain"])
+    assert "Succeeded" in html and "<svg" not in html and "<button" not in html and "data-fa-kernel" not in html
+    assert text.startswith("✓ Succeeded  timed  (scripted)")
+    assert WIDGET not in nb.path.read_text() and "widgets" not in json.loads(nb.path.read_text())["metadata"]
+
+
+def test_a_quick_run_is_shown_once_and_a_quick_call_not_at_all(nb: Notebook) -> None:
+    timed(nb, 0.0)
+    assert nb.ok("timed(a=1)").output.locator("[role=status]").count() == 0
+    assert nb.ok("%agent run timed a=1").output.locator("[role=status]").inner_text() == "✓ Succeeded"
+
+
+def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
+    cell = nb.ok("%agent run slow a=1 -b")
+    cell.shows("stage 2 of 4").button("Copy").click()
+    cell.shows("Copied")
+    copied = json.loads(nb.page.evaluate("navigator.clipboard.readText()"))
+    assert copied["task"] == "slow" and copied["service"] == "kernel" and "job-" in copied["resource_meta"]
+
+
+def test_nothing_jumps_while_it_goes_on(nb: Notebook) -> None:
+    timed(nb, 300)
+    cell = nb.ok("%agent run timed a=1 -b")
+    cell.shows("stage 2 of 4")
+    for _ in range(4):
+        cell.output.get_by_text("looked").first.wait_for()
+    heights = nb.page.evaluate(
+        """block => new Promise(done => {
+            const found = new Set(), area = block.closest('.jp-OutputArea');
+            const look = setInterval(() => found.add(area.getBoundingClientRect().height), 20);
+            setTimeout(() => { clearInterval(look); done([...found]); }, 2500); })""",
+        cell.blocks.element_handle(),
+    )
+    assert len(heights) == 1, heights
+
+
+@pytest.mark.parametrize("code", ["%agent run wide a=1 -b", "%agent runs", "%agent show last"])
+def test_a_narrow_page_holds_it(nb: Notebook, code: str) -> None:
+    long = "a" * 80
+    nb.value(
+        f"globals().update(wide=scripted_task(inputs={{'a': int}}, name='{long}', message='{long} {long}', "
+        f"links={{'{long}': 'https://example.com/{long}'}}, prints={{'create': '{long}{long}'}}, **LONG))"
+    )
+    before = nb.page.viewport_size
+    assert before is not None
+    try:
+        nb.page.set_viewport_size({"width": 500, "height": 900})
+        if code.startswith("%agent run "):
+            cell = nb.ok(code).shows(long)
+        else:
+            nb.ok("run = flyteagent_nb.submit(wide, a=1)") if "flyteagent_nb" in nb.value("dir()") else nb.ok(
+                "import flyteagent_nb; run = flyteagent_nb.submit(wide, a=1)"
+            )
+            cell = nb.ok(code)
+        over = nb.page.evaluate(
+            """area => { const right = area.getBoundingClientRect().right + 1;
+            return [...area.querySelectorAll('*')].filter(e => { const r = e.getBoundingClientRect();
+              return r.width && r.right > right && !e.closest('[style*=overflow]'); }).map(e => e.outerHTML.slice(0, 200)); }""",
+            cell.output.element_handle(),
+        )
+        assert not over
+    finally:
+        nb.page.set_viewport_size(before)
+
+
+def test_many_ticks_do_not_lose_the_focus(nb: Notebook) -> None:
+    """Tab reaches Cancel, the focus outlives updates, Enter cancels, and then the notebook has it again."""
+    timed(nb, 300)
+    cell = nb.ok("%agent run timed a=1 -b")
+    cell.shows("looked")
+    cell.root.locator(".jp-InputPrompt").click()
+    reached = ""
+    for _ in range(30):
+        nb.page.keyboard.press("Tab")
+        reached = nb.page.evaluate("document.activeElement.getAttribute('aria-label') ?? ''")
+        if reached.startswith("Cancel run"):
+            break
+    assert reached.startswith("Cancel run")
+    first = nb.page.evaluate_handle("document.activeElement")
+    nb.page.wait_for_function("e => !e.isConnected", arg=first)  # replaced
+    nb.page.wait_for_function("() => document.activeElement.getAttribute('aria-label')?.startsWith('Cancel run')")
+    nb.page.keyboard.press("Enter")
+    cell.shows("Aborted", limit=10)
+    assert nb.value("scripted.count('delete')") == "1"
+    nb.page.wait_for_function("() => document.activeElement.closest('.jp-Notebook') !== null", timeout=5000)
+    assert cell.root.locator(".cm-editor.cm-focused").count() == 0  # Enter did not begin to edit the cell
+
+
+def test_a_restart_leaves_what_was_shown_without_buttons(nb: Notebook, figure: Callable[[str], None]) -> None:
+    from browser.harness import prepare
+
+    cell: Cell = nb.ok("%agent run slow a=1 -b")
+    cell.shows("stage 2 of 4")
+    nb.evaluate("panel => panel.sessionContext.restartKernel()")
+    nb.wait_idle()
+    cell.button("Cancel").wait_for(state="hidden")
+    cell.shows("%agent show")
+    prepare(nb)
+    again = nb.ok("%agent run slow a=1 -b")
+    again.button("Cancel").wait_for()
+    assert cell.button("Cancel").count() == 0  # that run's kernel is gone
+    again.button("Cancel").click()
+    again.shows("Aborted")
