@@ -50,13 +50,22 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
         super().__init__(1)
         self._most = workers
         self._name = name
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], Callable[[], None]] | None] = (
+            queue.SimpleQueue()
+        )
         self._idle = threading.Semaphore(0)
         self._servants: list[threading.Thread] = []
         self._starting = threading.Lock()
+        self._is_shut = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """Schedule ``fn(*args, **kwargs)`` in a copy of the caller's context."""
+        """Schedule ``fn(*args, **kwargs)`` in a copy of the caller's context.
+
+        Raises:
+            RuntimeError: the pool was shut down.
+        """
+        if self._is_shut:
+            raise RuntimeError(f"the threads of {self._name} have been let go")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         context = contextvars.copy_context()
 
@@ -68,7 +77,7 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
             except BaseException as error:  # an agent may raise anything, SystemExit too; the future holds it
                 future.set_exception(error)
 
-        self._work.put(run)
+        self._work.put((future, run))
         if not self._idle.acquire(blocking=False):
             with self._starting:
                 if len(self._servants) < self._most:
@@ -79,10 +88,11 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the threads end once they have nothing left to do, and wait for that where asked."""
+        self._is_shut = True
         if cancel_futures:
             with contextlib.suppress(queue.Empty):
-                while True:
-                    self._work.get_nowait()
+                while (dropped := self._work.get_nowait()) is not None:
+                    dropped[0].cancel()
         for _ in self._servants:
             self._work.put(None)
         if wait:
@@ -91,7 +101,7 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            work[1]()
             del work  # what it holds must not wait for the next one
             self._idle.release()
 
@@ -113,7 +123,7 @@ class ForkGate:
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
         """Hold one call: waits while the gate is closed."""
-        if not self._opened.is_set():
+        while not self._opened.is_set():  # another fork may close it again before who waited comes to run
             await self._opened.wait()
         self.in_flight += 1
         try:

@@ -118,6 +118,47 @@ def test_pool_threads_have_the_context_of_who_submits() -> None:
     assert get_loop_thread().run(through_the_loop(), PATIENCE) == "loop"
 
 
+def test_a_pool_has_so_many_threads_and_uses_them_again() -> None:
+    with ContextExecutor(3, "test") as pool:
+        together = threading.Barrier(3)
+        assert len({pool.submit(threading.get_ident).result(PATIENCE) for _ in range(20)}) == 1
+        first = [pool.submit(together.wait, PATIENCE) for _ in range(3)]  # all three at once, or none gets on
+        for future in first:
+            future.result(PATIENCE)
+        numbers = list(pool.map(lambda n: n * 2, range(500)))
+        assert numbers == [n * 2 for n in range(500)]
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("test-")]
+        assert len(threads) == 3 and all(thread.daemon for thread in threads)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("no"), SystemExit(3), KeyboardInterrupt()], ids=lambda e: type(e).__name__
+)
+def test_what_the_work_raises_is_the_futures(raised: BaseException) -> None:
+    def work() -> None:
+        raise raised
+
+    with ContextExecutor(1, "test") as pool:
+        with pytest.raises(type(raised)):
+            pool.submit(work).result(PATIENCE)
+        assert pool.submit(lambda: 5).result(PATIENCE) == 5
+
+
+def test_work_that_is_dropped_at_the_end_is_cancelled() -> None:
+    pool, release = ContextExecutor(1, "test"), threading.Event()
+    running = pool.submit(release.wait, PATIENCE)
+    until(running.running)
+    waiting = [pool.submit(int) for _ in range(5)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    with pytest.raises(RuntimeError, match="the threads of test have been let go"):
+        pool.submit(int)
+    release.set()
+    assert running.result(PATIENCE) is True
+    pool.shutdown()
+
+
 # --- the gate ---
 
 
@@ -153,6 +194,28 @@ def test_the_gate_waits_for_calls_in_flight_and_holds_new_ones() -> None:
     gate.after_fork(thread.loop)
     second.result(PATIENCE)
     assert entered == ["first", "second"] and gate.in_flight == 0
+
+
+def test_a_gate_that_closes_again_at_once_holds_who_waited() -> None:
+    async def test() -> None:
+        gate = ForkGate()
+        gate._close()
+
+        async def call() -> None:
+            async with gate.call():
+                assert gate._opened.is_set()
+
+        waiting = asyncio.ensure_future(call())
+        await asyncio.sleep(0)
+        gate._open()
+        gate._close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done() and gate.in_flight == 0
+        gate._open()
+        await waiting
+
+    asyncio.run(test())
 
 
 def test_a_call_that_outlasts_the_wait_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,11 +363,15 @@ def test_a_forked_child_gets_an_error_and_takes_nothing_along(tmp_path: Path) ->
 @pytest.mark.parametrize("order", ["ours first", "grpc first"])
 def test_children_live_though_calls_are_in_flight(tmp_path: Path, order: str) -> None:
     """With grpc imported first its fork support is on, which kills such children: the gate keeps them apart."""
-    script = FORKED.format(first="import grpc" if order == "grpc first" else "") + textwrap.dedent(
+    # Hooks run in the reverse order of their registration: this one comes after ours.
+    first = "import grpc\nin_flight = []\nos.register_at_fork(before=lambda: in_flight.append(thread.gate.in_flight))"
+    script = FORKED.format(first=first if order == "grpc first" else "") + textwrap.dedent(
         """
         import threading
         thread = workspace.runner.thread
         print("gate", thread.gate is not None)
+        if thread.gate is not None:
+            until(lambda: thread.gate.in_flight == 0)
         stop = threading.Event()
         task = scripted_task("do", sleeps={"do": 0.01})
 
@@ -323,8 +390,12 @@ def test_children_live_though_calls_are_in_flight(tmp_path: Path, order: str) ->
         for caller in callers:
             caller.join(30)
         print("alive", all(not caller.is_alive() for caller in callers))
+        if thread.gate is not None:
+            print("in flight", in_flight)
         """
     )
     printed = python(script, tmp_path)
     assert f"gate {order == 'grpc first'}" in printed
     assert f"children {[0] * 20}" in printed and "alive True" in printed
+    if order == "grpc first":
+        assert f"in flight {[0] * 20}" in printed

@@ -2,7 +2,7 @@
 // HTML, which stays in the notebook as it is; where no kernel answers, the parts marked fa-live stay hidden.
 
 const STYLE = `
-.fa-box { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
+.fa-box, .fa-frame { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
 .fa-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
 .fa-rule, .fa-rule td, .fa-rule th { border-color: var(--jp-border-color2, #8884) !important; }
 .fa-wait { color: var(--jp-warn-color0, #b3690a) !important; } .fa-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }
@@ -23,7 +23,7 @@ const STYLE = `
   background: var(--jp-layout-color0, transparent); border: 1px solid var(--jp-border-color1, #8886); box-sizing: border-box; }
 .fa-field[aria-invalid="true"] { border-color: var(--jp-error-color1, #d8453c); }
 .fa-field::placeholder { color: var(--jp-ui-font-color2, #7a7a7a); opacity: 1; font-style: italic; }
-.fa-group:has(> legend input:not(:checked)) > div { opacity: .55; }
+.fa-members:has(> legend input:not(:checked)) > div { opacity: .55; }
 .fa-field[type="checkbox"] { accent-color: var(--jp-brand-color1, #1f7fd0); vertical-align: -2px; }
 [data-jp-theme-light="false"] .fa-field { color-scheme: dark; }
 `;
@@ -58,11 +58,23 @@ function start(model) {
   const memory = new Map(); // a block's id -> what a person typed, chose, unfolded and scrolled there
   let focused = null; // the control that has the focus, or had it when its block was replaced
   let pressed = null; // the button that the mouse went down on: it may be another element when the mouse goes up
-  let held = null; // the block of the list that is open: a list closes when it is replaced
+  let held = null; // the block that stays as it is: a list or a calendar would close, and a key be lost, while it is replaced
+  let heldAt = 0; // when the kernel was last told, in ms of this page
+  let rest; // the timer that lets it go when nothing more is typed
 
   const style = document.createElement("style");
-  style.textContent = STYLE + `${ours} .fa-live { display: revert !important; } ${ours} .fa-still { display: none; }`;
   document.head.append(style);
+  const alive = (now) => {
+    style.textContent = STYLE + (now ? `${ours} .fa-live { display: revert !important; } ${ours} .fa-still { display: none; }` : "");
+  };
+  const send = (content) => {
+    try {
+      model.send(content);
+    } catch { // the kernel is gone
+      alive(false);
+    }
+  };
+  alive(true);
 
   const blockOf = (element) => element?.closest?.(ours);
   const of = (selector, event) => {
@@ -103,7 +115,8 @@ function start(model) {
       fields = {};
       for (const field of block.querySelectorAll("[data-fa-field]")) fields[field.name] = field[typedInto(field)];
     }
-    model.send({ do: control.dataset.faDo, id: control.dataset.faId, block: block.dataset.faBlock, fields });
+    release();
+    send({ do: control.dataset.faDo, id: control.dataset.faId, block: block.dataset.faBlock, fields });
   };
   const take = (event) => {
     event.stopImmediatePropagation(); // a page that shows one kernel twice has two of us
@@ -112,7 +125,8 @@ function start(model) {
   const down = (event) => {
     const control = event.button === 0 && of(BUTTONS, event);
     pressed = control ? { control, key: keyOf(control) } : null;
-    if (of("select", event)) hold(event.target);
+    const field = of("[data-fa-filter], [data-fa-field]", event);
+    if (field) hold(field);
   };
   const up = (event) => {
     const before = pressed;
@@ -146,7 +160,7 @@ function start(model) {
     if (!field) return;
     const chord = event.ctrlKey || event.metaKey;
     if (!chord || event.key === "Enter") event.stopPropagation();
-    if (field.tagName === "SELECT" && event.key !== "Tab") hold(field);
+    if (field.tagName !== "SUMMARY" && event.key !== "Tab" && event.key !== "Enter") hold(field);
     const runs = field.dataset.faField !== undefined && (field.tagName === "INPUT" || chord);
     if (event.key !== "Enter" || !runs || event.isComposing) return;
     take(event);
@@ -154,12 +168,18 @@ function start(model) {
     if (run) act(run);
   };
 
-  const hold = (list) => {
-    held = blockOf(list).dataset.faBlock;
-    model.send({ do: "hold", block: held });
+  const hold = (control) => {
+    const block = blockOf(control).dataset.faBlock;
+    if (held !== block || performance.now() - heldAt > 2000) {
+      [held, heldAt] = [block, performance.now()];
+      send({ do: "hold", block });
+    }
+    clearTimeout(rest);
+    if (control.tagName !== "SELECT" && !control.type.startsWith("date")) rest = setTimeout(release, 1500);
   };
-  const release = (event) => {
-    if (held && event.target.tagName === "SELECT") model.send({ do: "release", block: held });
+  const release = () => {
+    clearTimeout(rest);
+    if (held) send({ do: "release", block: held });
     held = null;
   };
 
@@ -245,7 +265,7 @@ function start(model) {
       seen.set(block, performance.now());
       // Only the kernel can tell whether this is the newest: its updates do not reach what was loaded from a file.
       const id = block.dataset.faBlock, at = Number(block.dataset.faAt), before = newest.get(id);
-      if (before === undefined || at < before) model.send({ do: "seen", block: id, at });
+      if (before === undefined || at < before) send({ do: "seen", block: id, at });
       newest.set(id, Math.max(at, before ?? at));
       restore(block);
     }
@@ -262,11 +282,14 @@ function start(model) {
   };
 
   // What a page that was opened again shows of a block is replaced from here; the notebook's own updates come first.
-  const sent = ({ block, html, at }) => setTimeout(() => {
+  const sent = ({ block, html, at }) => block === undefined ? alive(true) : setTimeout(() => {
     for (const old of document.querySelectorAll(`${ours}[data-fa-block="${CSS.escape(block)}"]`))
       if (!(Number(old.dataset.faAt) >= at)) old.outerHTML = html;
   }, 150);
   model.on("msg:custom", sent);
+  // The kernel was restarted, and answers no more; or its connection was lost and is there again.
+  const changed = () => { alive(false); send({ do: "ready" }); };
+  model.on("comm_live_update", changed);
 
   let queued = false;
   const observer = new MutationObserver((changes) => {
@@ -280,10 +303,11 @@ function start(model) {
     ["input", typed], ["change", typed], ["change", release], ["focusout", release], ["focusin", remember], ["scroll", scrolled]];
   for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
   replaced();
-  model.send({ do: "ready" });
+  send({ do: "ready" });
   return () => {
     for (const [name, handler] of listeners) window.removeEventListener(name, handler, true);
     model.off("msg:custom", sent);
+    model.off("comm_live_update", changed);
     observer.disconnect();
     clearInterval(timer);
     style.remove();

@@ -98,7 +98,7 @@ def form_html(
     )
     table = _table(fields, texts, errors)
     if not kernel:
-        return f'<div class="fa-box" style="{FRAME}">{head}{table}</div>{_under(below)}'
+        return f'<div class="fa-frame" style="{FRAME}">{head}{table}</div>{_under(below)}'
     controls = _Controls(
         texts, errors, f"fa-{block[:12]}", variables or {}, f' data-fa-reset="{reset}"' if reset else ""
     )
@@ -106,7 +106,7 @@ def form_html(
     # JupyterLab takes a letter that is typed into a box or a list for a command of the notebook, unless it is told not to.
     return (
         f'<div data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}" '
-        f'data-lm-suppress-shortcuts="true"><div class="fa-box" role="form" aria-label="Inputs of {escape(title)}" '
+        f'data-lm-suppress-shortcuts="true"><div class="fa-frame" role="form" aria-label="Inputs of {escape(title)}" '
         f'style="{FRAME}">{head}<div class="fa-still">{table}</div>'
         f'<div class="fa-live" style="display:none">{rows}{_foot(fields, errors, busy)}</div></div>{_under(below)}</div>'
     )
@@ -176,7 +176,7 @@ class _Controls:
             marks = f' aria-describedby="{self._id(field)}-error"'
         inset = f"border-left:2px solid {GREY};margin-left:2px;padding-left:{_INDENT - 4}px"
         return (
-            f'<fieldset class="fa-group"{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0">'
+            f'<fieldset class="fa-members"{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0">'
             f'<legend style="padding:0">{name}</legend>{self._notes(field)}'
             f'<div class="fa-rule" style="{inset}">{"".join(self.row(member) for member in field.members)}</div></fieldset>'
         )

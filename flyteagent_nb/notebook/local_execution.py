@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.notebook.waiting import stop_guard
+from flyteagent_nb.notebook.waiting import keep_interrupts, stop_guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,7 @@ class LocalExecution:
             with showing.group(workflow.name):
                 return workflow_call(workflow, *args, **kwargs)
 
+        self._patch(FlyteContextManager, "initialize", staticmethod(keep_interrupts(FlyteContextManager.initialize)))
         self._patch(Task, "sandbox_execute", run_or_pass)
         self._patch(WorkflowBase, "__call__", call)
         self._patch(ArrayNodeMapTask, "_raw_execute", map_over)

@@ -280,6 +280,7 @@ class Page:
     def _opened(self) -> None:
         """A page runs the widget. What was shown before another page did, that page has from the file only."""
         another, self._browser.ready = self._browser.ready, True
+        self._browser.send({})  # its buttons work
         for block in tuple(self._blocks.values()):
             block.loaded = block.loaded or another
             self.touch(block)

@@ -202,14 +202,14 @@ def panel_text(state: PanelState) -> str:
     lines += _wrapped(state.reason)
     lines += [f"  {clip(_where(address, state.now), WIDTH - 2)}" for address in state.addresses]
     lines.append("")
-    if state.total:
+    if not state.total:
+        lines += _wrapped(_NO_RUNS, indent="") if state.agents else ["No runs yet."]
+    else:
         lines += _wrapped(f"{_many(state.total, 'run')}: {', '.join(told for _, told in _counts(state))}", indent="")
         shown = state.snapshots[:TEXT_ROWS]
         lines += [line for s in shown for line in _run_lines(s)]
         if state.total > len(shown):
             lines.append(f"  and {state.total - len(shown):,} older: %agent runs")
-    else:
-        lines += _wrapped(_NO_RUNS, indent="")
     lines += ["", _many(len(state.agents), "agent")]
     rows = [
         (clip(kind if version == "0" else f"{kind} v{version}", 30), f"{name} ({how}), {package}")
@@ -220,7 +220,7 @@ def panel_text(state: PanelState) -> str:
     for plugin in state.broken:
         lines += _wrapped(f"✗ {plugin.name} is broken ({plugin.package}): {plugin.reason}")
     if state.figures:
-        cells = [[clip(cell, 20) for cell in row] for row in _figure_rows(state)]
+        cells = [[clip(cell, 18) for cell in row] for row in _figure_rows(state)]
         lines += ["", _calls(state), textwrap.indent(render.table_text(_FIGURE_COLUMNS, cells, ""), "  ")]
     return "\n".join(lines)
 
@@ -263,7 +263,7 @@ def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
         kernel: marks what acts on this kernel; empty where nothing could: then there are no controls.
         block: the block's display id.
     """
-    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.3f}"'
+    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.1f}"'
     inner = (_head(state), _broken(state), _runs(state, kernel), _agents(state), _calls_table(state))
     at = f"as of {_clock(state.now, state.now, '%Y-%m-%d %H:%M:%S')}: %agent shows it as it is now"
     return (

@@ -164,13 +164,37 @@ def _spread(handler: Any) -> None:
     global _spreading
     _spreading = loop = asyncio.get_running_loop()
     loop.call_soon(_spread_no_more)
-    if callable(handler) and handler is not signal.default_int_handler:  # Python's own would end the loop
+    if getattr(handler, "__module__", "").startswith("ipykernel"):  # Python's own would end the loop
         loop.call_later(SPREAD, handler, signal.SIGINT, None)
 
 
 def _spread_no_more() -> None:
     global _spreading
     _spreading = None
+
+
+def keep_interrupts(initialize: Callable[[], object]) -> Callable[[], None]:
+    """flytekit's ``initialize`` of its context, less the handler of SIGINT that it leaves on the main thread.
+
+    That one calls ``exit(1)``, which is a NameError in IPython, or the end of the kernel in a cell with ``await``. flytekit makes its
+    context anew where it was first imported on another thread, so in the middle of whatever cell uses it first.
+    """
+
+    def without_handler() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            initialize()
+            return
+        before: Any = signal.getsignal(signal.SIGINT)
+        try:
+            initialize()
+        finally:
+            signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        there: Any = signal.getsignal(signal.SIGINT)
+        if getattr(there, "__module__", "").startswith("flytekit."):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return without_handler
 
 
 def stop_class() -> type[TaskStopped]:

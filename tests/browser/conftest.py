@@ -86,16 +86,16 @@ def open_tab(server: Server, browser: BrowserContext) -> Iterator[Callable[..., 
     assert not problems
 
 
-@pytest.fixture(scope="module", params=["lab", "notebook"])
+@pytest.fixture(scope="package", params=["lab", "notebook"])
 def app(request: pytest.FixtureRequest) -> str:
     """JupyterLab, then Notebook 7."""
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def shared(app: str, server: Server, browser: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Notebook]:
-    """A notebook in which the extension and the scripted agents are loaded; the tests of a module share it."""
-    name = f"{request.module.__name__.rpartition('.')[2]}-{app}.ipynb"
+@pytest.fixture(scope="package")
+def shared(app: str, server: Server, browser: BrowserContext) -> Iterator[Notebook]:
+    """A notebook in which the extension and the scripted agents are loaded; all tests share it, one after the other."""
+    name = f"shared-{app}.ipynb"
     new_notebook(server.root / name, "")
     tab = Tab(browser, server, app)
     notebook = tab.open(name)
@@ -110,10 +110,8 @@ def nb(shared: Notebook) -> Iterator[Notebook]:
     """That notebook, empty, with nothing under way; it is looked through at the test's end."""
     shared.wait_idle()
     shared.clear()
-    shared.value("[job for job in (scripted.jobs.clear(), scripted.calls.clear())]")
+    shared.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
     yield shared
-    if shared.page.url == "about:blank":
-        return
     shared.page.keyboard.press("Escape")
     shared.wait_idle()
     shared.value("[run.cancel() for run in __import__('flyteagent_nb').get_workspace().runner.runs() if not run.done]")

@@ -18,31 +18,15 @@ if TYPE_CHECKING:
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-GATE = """
-import pathlib
-class Gate:
-    def __init__(self, path): self.path = pathlib.Path(path)
-gate = {path!r}
-"""
-
-
-def timed(nb: Notebook, seconds: float) -> None:
-    """Make ``timed``, a task whose job runs for so long."""
-    nb.value(
-        "globals().update(timed=scripted_task(inputs={'a': int}, outputs={'o': int}, name='timed', message='stage 2 of 4', "
-        "links={'Console': 'https://example.com/x'}, prints={'create': 'submitted job 17', 'get': 'looked'}, "
-        f"phases=['RUNNING', 'SUCCEEDED'], seconds={seconds}))"
-    )
-
 
 def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, pictures: Path) -> None:
-    timed(nb, 4.0)
+    nb.set("timed", "job_of(4.0)")
     pid = int(nb.value("__import__('os').getpid()"))
     began = time.monotonic()
     cell = nb.start("%agent run timed a=1")
     cell.blocks.wait_for()
     assert 0.8 <= time.monotonic() - began < 5
-    cell.shows("stage 2 of 4").shows("submitted job 17").shows("Running")
+    cell.shows("stage 2 of 4").shows("looked").shows("Running")
     link = cell.output.get_by_role("link", name="Console")
     assert link.get_attribute("href") == "https://example.com/x"
     assert "noopener" in (link.get_attribute("rel") or "")
@@ -61,18 +45,19 @@ def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, p
     cell.shows("Succeeded").ended()
 
     assert not cell.error
-    assert cell.output.locator("[data-fa-kernel], button, input, svg").count() == 0
+    left = cell.output.locator("[data-fa-kernel], button, input, svg")
+    assert left.count() == 0, left.first.evaluate("e => e.outerHTML")
     assert "%agent show" not in cell.text
     (shown,) = [o for o in nb.save()["cells"][cell.number]["outputs"] if o["output_type"] == "display_data"]
     assert set(shown["data"]) == {"text/plain", "text/html"}
     html, text = "".join(shown["data"]["text/html"]), "".join(shown["data"]["text/plain"])
     assert "Succeeded" in html and "<svg" not in html and "<button" not in html and "data-fa-kernel" not in html
-    assert text.startswith("✓ Succeeded  timed  (scripted)")
+    assert text.startswith("✓ Succeeded  job  (scripted)")
     assert WIDGET not in nb.path.read_text() and "widgets" not in json.loads(nb.path.read_text())["metadata"]
 
 
 def test_a_quick_run_is_shown_once_and_a_quick_call_not_at_all(nb: Notebook) -> None:
-    timed(nb, 0.0)
+    nb.set("timed", "job_of(0.0)")
     assert nb.ok("timed(a=1)").output.locator("[role=status]").count() == 0
     assert nb.ok("%agent run timed a=1").output.locator("[role=status]").inner_text() == "✓ Succeeded"
 
@@ -86,7 +71,7 @@ def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
 
 
 def test_nothing_jumps_while_it_goes_on(nb: Notebook) -> None:
-    timed(nb, 300)
+    nb.set("timed", "job_of(300.0)")
     cell = nb.ok("%agent run timed a=1 -b")
     cell.shows("stage 2 of 4")
     for _ in range(4):
@@ -104,9 +89,10 @@ def test_nothing_jumps_while_it_goes_on(nb: Notebook) -> None:
 @pytest.mark.parametrize("code", ["%agent run wide a=1 -b", "%agent runs", "%agent show last"])
 def test_a_narrow_page_holds_it(nb: Notebook, code: str) -> None:
     long = "a" * 80
-    nb.value(
-        f"globals().update(wide=scripted_task(inputs={{'a': int}}, name='{long}', message='{long} {long}', "
-        f"links={{'{long}': 'https://example.com/{long}'}}, prints={{'create': '{long}{long}'}}, **LONG))"
+    nb.set(
+        "wide",
+        f"scripted_task(inputs={{'a': int}}, name='{long}', message='{long} {long}', "
+        f"links={{'{long}': 'https://example.com/{long}'}}, prints={{'create': '{long}{long}'}}, **LONG)",
     )
     before = nb.page.viewport_size
     assert before is not None
@@ -115,9 +101,7 @@ def test_a_narrow_page_holds_it(nb: Notebook, code: str) -> None:
         if code.startswith("%agent run "):
             cell = nb.ok(code).shows(long)
         else:
-            nb.ok("run = flyteagent_nb.submit(wide, a=1)") if "flyteagent_nb" in nb.value("dir()") else nb.ok(
-                "import flyteagent_nb; run = flyteagent_nb.submit(wide, a=1)"
-            )
+            nb.value("__import__('flyteagent_nb').submit(wide, a=1).id")
             cell = nb.ok(code)
         over = nb.page.evaluate(
             """area => { const right = area.getBoundingClientRect().right + 1;
@@ -132,7 +116,7 @@ def test_a_narrow_page_holds_it(nb: Notebook, code: str) -> None:
 
 def test_many_ticks_do_not_lose_the_focus(nb: Notebook) -> None:
     """Tab reaches Cancel, the focus outlives updates, Enter cancels, and then the notebook has it again."""
-    timed(nb, 300)
+    nb.set("timed", "job_of(300.0)")
     cell = nb.ok("%agent run timed a=1 -b")
     cell.shows("looked")
     cell.root.locator(".jp-InputPrompt").click()

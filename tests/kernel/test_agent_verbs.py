@@ -25,10 +25,11 @@ def tasks(kernel: Kernel) -> None:
 
 def test_the_overview_shows_service_agents_and_runs(kernel: Kernel) -> None:
     kernel.ok("talks()")
-    cell = kernel.ok("overview = %agent\noverview")
-    assert set(cell.result) == BOTH
-    assert "serving" in cell.text and "private to you" in cell.text
-    assert "Scripted Agent" in cell.text and "talks" in cell.text
+    cell = kernel.ok("panel = %agent\npanel")
+    assert set(cell.shown) == BOTH
+    text = cell.shown["text/plain"]
+    assert "Serving" in text and "private socket" in text
+    assert "Scripted Agent" in text and "talks" in text
 
 
 def test_types_is_a_list_of_agents(kernel: Kernel) -> None:

@@ -23,6 +23,8 @@ import builtins, importlib.metadata, logging, signal, sys
 import flytekit
 from flytekit.core.array_node_map_task import ArrayNodeMapTask
 from flytekit.core.base_task import PythonTask, Task
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.workflow import WorkflowBase
 from flytekit.extend.backend.base_connector import (
     AsyncConnectorExecutorMixin, ConnectorRegistry, SyncConnectorExecutorMixin
 )
@@ -41,8 +43,7 @@ def hooks():
         "custom traceback": ip.CustomTB,
         "matchers": list(ip.Completer.custom_matchers),
         "events": {name: list(callbacks) for name, callbacks in ip.events.callbacks.items()},
-        "html": set(ip.display_formatter.formatters["text/html"].type_printers),
-        "plain": set(ip.display_formatter.formatters["text/plain"].type_printers),
+        "ipython_display": set(ip.display_formatter.ipython_display_formatter.type_printers),
         "transformers": list(ip.input_transformers_cleanup),
         "configurables": list(ip.configurables),
         "system": ip.__dict__.get("system"),
@@ -53,7 +54,8 @@ def hooks():
         "register": ConnectorRegistry.__dict__["register"],
         "sigint": signal.getsignal(signal.SIGINT),
     }
-    for owner in (Task, PythonTask, ArrayNodeMapTask, AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin):
+    for owner in (Task, PythonTask, WorkflowBase, ArrayNodeMapTask, FlyteContextManager, AsyncConnectorExecutorMixin,
+                  SyncConnectorExecutorMixin):
         found[owner.__name__] = dict(vars(owner))
     return found
 
@@ -126,8 +128,8 @@ def test_unloading_puts_everything_back_and_loading_works_again(new_kernel: NewK
         loaded = set(told(kernel, "changed(clean)"))
         assert loaded >= {
             "line magics", "cell magics", "magic classes", "custom exceptions", "custom traceback", "matchers", "events",
-            "html", "plain", "transformers", "configurables", "stdout", "stderr", "logging", "register",
-            "Task", "ArrayNodeMapTask", "AsyncConnectorExecutorMixin", "SyncConnectorExecutorMixin",
+            "transformers", "configurables", "stdout", "stderr", "logging", "register",
+            "Task", "ArrayNodeMapTask", "FlyteContextManager", "AsyncConnectorExecutorMixin", "SyncConnectorExecutorMixin",
         }  # fmt: skip
         assert kernel.ok(UNLOAD).outputs == []
         assert told(kernel, "changed(clean)") == []
