@@ -202,10 +202,10 @@ def test_what_acts_is_marked_and_hidden_where_no_widget_runs() -> None:
     assert [(has["data-fa-block"], has["data-lm-suppress-shortcuts"]) for _, has, _ in page.found[:1]] == [
         ("b1", "true")
     ]
-    ((controls, _),) = page.all("div", **{"class": "fa-live"})
+    ((controls, _),) = page.all("div", **{"class": "fnb-live"})
     assert controls["style"] == "display:none"
     assert {has["data-fa-reset"] for _, has, _ in page.found if "data-fa-field" in has} == {"2"}
-    still = html().partition('class="fa-still"')[2].partition('class="fa-live"')[0]
+    still = html().partition('class="fnb-still"')[2].partition('class="fnb-live"')[0]
     for word in ("rows", "DataFrame", "required", "1h30m", "[64, 32]", "resources.queue.name"):
         assert word in still
     assert "limits.name" not in still  # the group is None
@@ -420,7 +420,7 @@ def test_what_submit_raises_is_shown_at_its_input_or_at_the_foot(
     block = FormBlock(echo_task({"n": int}), workspace, page, {}, values={"n": 5})
     block._fields[0] = fields_of(Interface({"n": str}))[0]  # what a form takes and flytekit does not
     press_run(block, n="five")
-    assert "takes an int, not str" in Elements(block.html("k1")).all("div", id=f"fa-{block.id[:12]}-n-error")[0][1]
+    assert "takes an int, not str" in Elements(block.html("k1")).all("div", id=f"fnb-{block.id[:12]}-n-error")[0][1]
 
 
 def test_what_only_the_conversion_finds_is_told_at_its_input_too(
@@ -436,9 +436,9 @@ def test_what_only_the_conversion_finds_is_told_at_its_input_too(
     assert block.run is not None
     assert isinstance(block.run.exception(60), InputError)
     shown = Elements(block.html("k1"))
-    assert "takes" in shown.all("div", id=f"fa-{block.id[:12]}-x-error")[0][1]
+    assert "takes" in shown.all("div", id=f"fnb-{block.id[:12]}-x-error")[0][1]
     block.act({"do": "reset"})
-    assert not Elements(block.html("k1")).all("div", id=f"fa-{block.id[:12]}-x-error")
+    assert not Elements(block.html("k1")).all("div", id=f"fnb-{block.id[:12]}-x-error")
 
 
 def test_an_input_that_the_task_does_not_have_is_refused(workspace: Workspace, page: Page) -> None:

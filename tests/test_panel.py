@@ -227,7 +227,7 @@ def test_controls_are_hidden_until_the_page_shows_them() -> None:
     controls = [(a, around) for tag, a, around in seen.found if tag in ("button", "input", "select")]
     assert len(controls) == 5
     for attributes, around in controls:
-        hidden = [a for a in (attributes, *around) if "fa-live" in (a.get("class") or "")]
+        hidden = [a for a in (attributes, *around) if "fnb-live" in (a.get("class") or "")]
         assert len(hidden) == 1 and (hidden[0]["style"] or "").startswith("display:none")
 
 

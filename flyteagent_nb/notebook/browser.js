@@ -1,31 +1,31 @@
 // Clicks, keys and fields in flyteagent_nb's HTML reach the kernel through this model. It has no view: what a person sees is plain
-// HTML, which stays in the notebook as it is; where no kernel answers, the parts marked fa-live stay hidden.
+// HTML, which stays in the notebook as it is; where no kernel answers, the parts marked fnb-live stay hidden.
 
 const STYLE = `
-.fa-box, .fa-frame { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
-.fa-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
-.fa-rule, .fa-rule td, .fa-rule th { border-color: var(--jp-border-color2, #8884) !important; }
-.fa-wait { color: var(--jp-warn-color0, #b3690a) !important; } .fa-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }
-.fa-run { color: var(--jp-brand-color0, #1f7fd0) !important; } .fa-bg-run { background-color: var(--jp-brand-color1, #1f7fd0) !important; }
-.fa-ok { color: var(--jp-success-color0, #2c8c3c) !important; } .fa-bg-ok { background-color: var(--jp-success-color1, #2c8c3c) !important; }
-.fa-bad { color: var(--jp-error-color0, #d8453c) !important; } .fa-bg-bad { background-color: var(--jp-error-color1, #d8453c) !important; }
-.fa-bg-none { background-color: var(--jp-layout-color3, #8884) !important; }
-[data-jp-theme-light="false"] .fa-wait { color: #ffb74d !important; }
-[data-jp-theme-light="false"] .fa-run { color: #64b5f6 !important; }
-[data-jp-theme-light="false"] .fa-ok { color: #81c784 !important; }
-[data-jp-theme-light="false"] .fa-bad { color: #ef9a9a !important; }
-.fa-button { font: inherit; font-size: 12px; padding: 2px 10px; border-radius: 4px; cursor: pointer;
+.fnb-box, .fnb-frame { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
+.fnb-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
+.fnb-rule, .fnb-rule td, .fnb-rule th { border-color: var(--jp-border-color2, #8884) !important; }
+.fnb-wait { color: var(--jp-warn-color0, #b3690a) !important; } .fnb-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }
+.fnb-run { color: var(--jp-brand-color0, #1f7fd0) !important; } .fnb-bg-run { background-color: var(--jp-brand-color1, #1f7fd0) !important; }
+.fnb-ok { color: var(--jp-success-color0, #2c8c3c) !important; } .fnb-bg-ok { background-color: var(--jp-success-color1, #2c8c3c) !important; }
+.fnb-bad { color: var(--jp-error-color0, #d8453c) !important; } .fnb-bg-bad { background-color: var(--jp-error-color1, #d8453c) !important; }
+.fnb-bg-none { background-color: var(--jp-layout-color3, #8884) !important; }
+[data-jp-theme-light="false"] .fnb-wait { color: #ffb74d !important; }
+[data-jp-theme-light="false"] .fnb-run { color: #64b5f6 !important; }
+[data-jp-theme-light="false"] .fnb-ok { color: #81c784 !important; }
+[data-jp-theme-light="false"] .fnb-bad { color: #ef9a9a !important; }
+.fnb-button { font: inherit; font-size: 12px; padding: 2px 10px; border-radius: 4px; cursor: pointer;
   color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color2, #8882); border: 1px solid var(--jp-border-color2, #8886); }
-.fa-button:hover { background: var(--jp-layout-color3, #8884); }
-.fa-button:focus-visible, .fa-field:focus-visible { outline: 2px solid var(--jp-brand-color1, #1f7fd0); outline-offset: 1px; }
-.fa-button[aria-disabled="true"] { opacity: .6; cursor: default; }
-.fa-field { font: inherit; font-size: 13px; padding: 3px 6px; border-radius: 4px; color: var(--jp-ui-font-color1, inherit);
+.fnb-button:hover { background: var(--jp-layout-color3, #8884); }
+.fnb-button:focus-visible, .fnb-field:focus-visible { outline: 2px solid var(--jp-brand-color1, #1f7fd0); outline-offset: 1px; }
+.fnb-button[aria-disabled="true"] { opacity: .6; cursor: default; }
+.fnb-field { font: inherit; font-size: 13px; padding: 3px 6px; border-radius: 4px; color: var(--jp-ui-font-color1, inherit);
   background: var(--jp-layout-color0, transparent); border: 1px solid var(--jp-border-color1, #8886); box-sizing: border-box; }
-.fa-field[aria-invalid="true"] { border-color: var(--jp-error-color1, #d8453c); }
-.fa-field::placeholder { color: var(--jp-ui-font-color2, #7a7a7a); opacity: 1; font-style: italic; }
-.fa-members:has(> legend input:not(:checked)) > div { opacity: .55; }
-.fa-field[type="checkbox"] { accent-color: var(--jp-brand-color1, #1f7fd0); vertical-align: -2px; }
-[data-jp-theme-light="false"] .fa-field { color-scheme: dark; }
+.fnb-field[aria-invalid="true"] { border-color: var(--jp-error-color1, #d8453c); }
+.fnb-field::placeholder { color: var(--jp-ui-font-color2, #7a7a7a); opacity: 1; font-style: italic; }
+.fnb-members:has(> legend input:not(:checked)) > div { opacity: .55; }
+.fnb-field[type="checkbox"] { accent-color: var(--jp-brand-color1, #1f7fd0); vertical-align: -2px; }
+[data-jp-theme-light="false"] .fnb-field { color-scheme: dark; }
 `;
 
 const clock = (seconds) => {
@@ -65,7 +65,7 @@ function start(model) {
   const style = document.createElement("style");
   document.head.append(style);
   const alive = (now) => {
-    style.textContent = STYLE + (now ? `${ours} .fa-live { display: revert !important; } ${ours} .fa-still { display: none; }` : "");
+    style.textContent = STYLE + (now ? `${ours} .fnb-live { display: revert !important; } ${ours} .fnb-still { display: none; }` : "");
   };
   const send = (content) => {
     try {

@@ -94,21 +94,21 @@ def form_html(
     head = (
         f'<div style="display:flex;flex-wrap:wrap;gap:2px 8px;align-items:baseline;margin-bottom:4px">'
         f'<b style="overflow-wrap:anywhere">{escape(title)}</b>'
-        f'<span class="fa-soft" style="{MONO}">{escape(task_type)}</span></div>'
+        f'<span class="fnb-soft" style="{MONO}">{escape(task_type)}</span></div>'
     )
     table = _table(fields, texts, errors)
     if not kernel:
-        return f'<div class="fa-frame" style="{FRAME}">{head}{table}</div>{_under(below)}'
+        return f'<div class="fnb-frame" style="{FRAME}">{head}{table}</div>{_under(below)}'
     controls = _Controls(
-        texts, errors, f"fa-{block[:12]}", variables or {}, f' data-fa-reset="{reset}"' if reset else ""
+        texts, errors, f"fnb-{block[:12]}", variables or {}, f' data-fa-reset="{reset}"' if reset else ""
     )
     rows = "".join(controls.row(field) for field in fields)
     # JupyterLab takes a letter that is typed into a box or a list for a command of the notebook, unless it is told not to.
     return (
         f'<div data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}" '
-        f'data-lm-suppress-shortcuts="true"><div class="fa-frame" role="form" aria-label="Inputs of {escape(title)}" '
-        f'style="{FRAME}">{head}<div class="fa-still">{table}</div>'
-        f'<div class="fa-live" style="display:none">{rows}{_foot(fields, errors, busy)}</div></div>{_under(below)}</div>'
+        f'data-lm-suppress-shortcuts="true"><div class="fnb-frame" role="form" aria-label="Inputs of {escape(title)}" '
+        f'style="{FRAME}">{head}<div class="fnb-still">{table}</div>'
+        f'<div class="fnb-live" style="display:none">{rows}{_foot(fields, errors, busy)}</div></div>{_under(below)}</div>'
     )
 
 
@@ -129,10 +129,10 @@ def _foot(fields: Sequence[Field], errors: Mapping[str, str], busy: bool) -> str
     said = f"✗ {escape('; '.join(told))}" if told else ""
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:4px 8px;align-items:baseline;margin-top:10px">'
-        f'<button type="button" class="fa-button" data-fa-do="run" data-fa-fields{state}>{"Running" if busy else "Run"}</button>'
-        '<button type="button" class="fa-button" data-fa-do="reset">Reset</button>'
-        f'<span class="fa-bad" role="status" style="color:{RED};{_SMALL};flex:1;min-width:0;white-space:pre-wrap;'
-        f'overflow-wrap:anywhere">{said}</span><span class="fa-soft" aria-hidden="true" style="{_SOFT}">{needed}</span></div>'
+        f'<button type="button" class="fnb-button" data-fa-do="run" data-fa-fields{state}>{"Running" if busy else "Run"}</button>'
+        '<button type="button" class="fnb-button" data-fa-do="reset">Reset</button>'
+        f'<span class="fnb-bad" role="status" style="color:{RED};{_SMALL};flex:1;min-width:0;white-space:pre-wrap;'
+        f'overflow-wrap:anywhere">{said}</span><span class="fnb-soft" aria-hidden="true" style="{_SOFT}">{needed}</span></div>'
     )
 
 
@@ -176,9 +176,9 @@ class _Controls:
             marks = f' aria-describedby="{self._id(field)}-error"'
         inset = f"border-left:2px solid {GREY};margin-left:2px;padding-left:{_INDENT - 4}px"
         return (
-            f'<fieldset class="fa-members"{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0">'
+            f'<fieldset class="fnb-members"{marks} style="border:0;margin:8px 0 4px;padding:0;min-width:0">'
             f'<legend style="padding:0">{name}</legend>{self._notes(field)}'
-            f'<div class="fa-rule" style="{inset}">{"".join(self.row(member) for member in field.members)}</div></fieldset>'
+            f'<div class="fnb-rule" style="{inset}">{"".join(self.row(member) for member in field.members)}</div></fieldset>'
         )
 
     def _control(self, field: Field) -> str:
@@ -216,7 +216,7 @@ class _Controls:
         if field.description:
             described.append(f"{self._id(field)}-about")
         return (
-            f' id="{self._id(field)}" class="fa-field" data-fa-field name="{escape(field.name)}"{self._reset}'
+            f' id="{self._id(field)}" class="fnb-field" data-fa-field name="{escape(field.name)}"{self._reset}'
             + (' aria-required="true"' if field.required else "")
             + (' aria-invalid="true"' if field.name in self._errors else "")
             + (f' aria-describedby="{" ".join(described)}"' if described else "")
@@ -230,12 +230,12 @@ class _Controls:
         error, notes = self._errors.get(field.name), ""
         if error is not None:
             notes += (
-                f'<div id="{self._id(field)}-error" class="fa-bad" style="color:{RED};{_SMALL};margin-top:2px;overflow-wrap:anywhere">'
+                f'<div id="{self._id(field)}-error" class="fnb-bad" style="color:{RED};{_SMALL};margin-top:2px;overflow-wrap:anywhere">'
                 f"✗ {escape(error)}</div>"
             )
         if field.description:
             notes += (
-                f'<div id="{self._id(field)}-about" class="fa-soft" style="{_SOFT};margin-top:2px;overflow-wrap:anywhere">'
+                f'<div id="{self._id(field)}-about" class="fnb-soft" style="{_SOFT};margin-top:2px;overflow-wrap:anywhere">'
                 f"{escape(field.description)}</div>"
             )
         return notes
@@ -247,9 +247,9 @@ class _Controls:
 def _name(field: Field) -> str:
     """A field's name, its type, and whether it must be filled: a sign for the eye, a word for the ear."""
     kind = f"{field.type_name}, UTC" if field.kind is FieldKind.DATETIME else field.type_name
-    needed = f'<span class="fa-bad" aria-hidden="true" style="color:{RED}">*</span>' if field.required else ""
+    needed = f'<span class="fnb-bad" aria-hidden="true" style="color:{RED}">*</span>' if field.required else ""
     word = f'<span style="{_UNSEEN}"> required</span>' if field.required else ""
-    return f'{escape(field.label)}{needed}{word} <span class="fa-soft" style="{MONO}">{escape(kind)}</span>'
+    return f'{escape(field.label)}{needed}{word} <span class="fnb-soft" style="{MONO}">{escape(kind)}</span>'
 
 
 def _has_lines(field: Field) -> bool:
@@ -292,21 +292,21 @@ def _options(field: Field, text: str) -> str:
 def _table(fields: Sequence[Field], texts: Mapping[str, str | bool], errors: Mapping[str, str]) -> str:
     """The inputs with their values, for where nothing can be typed."""
     if not fields:
-        return f'<div class="fa-soft" style="{_SOFT}">no inputs</div>'
+        return f'<div class="fnb-soft" style="{_SOFT}">no inputs</div>'
     head = "".join(
-        f'<th class="fa-soft" style="{_CELL};color:{GREY};font-weight:600">{word}</th>'
+        f'<th class="fnb-soft" style="{_CELL};color:{GREY};font-weight:600">{word}</th>'
         for word in ("input", "type", "value")
     )
     rows = []
     for field in _given(fields, texts):
         value = f'<span style="white-space:pre-wrap">{escape(_told(field, texts))}</span>'
         if field.name in errors:
-            value += f'<div class="fa-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[field.name])}</div>'
+            value += f'<div class="fnb-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[field.name])}</div>'
         rows.append(
             f'<tr><td style="{_CELL}">{escape(field.name)}</td>'
-            f'<td class="fa-soft" style="{_CELL};{MONO}">{escape(field.type_name)}</td><td style="{_CELL}">{value}</td></tr>'
+            f'<td class="fnb-soft" style="{_CELL};{MONO}">{escape(field.type_name)}</td><td style="{_CELL}">{value}</td></tr>'
         )
-    foot = f'<div class="fa-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[""])}</div>' if "" in errors else ""
+    foot = f'<div class="fnb-bad" style="color:{RED};{_SMALL}">✗ {escape(errors[""])}</div>' if "" in errors else ""
     return f'<table style="font-size:13px"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{foot}'
 
 

@@ -267,18 +267,18 @@ def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
     inner = (_head(state), _broken(state), _runs(state, kernel), _agents(state), _calls_table(state))
     at = f"as of {_clock(state.now, state.now, '%Y-%m-%d %H:%M:%S')}: %agent shows it as it is now"
     return (
-        f'<div class="fa-box" style="{render.FRAME};max-width:1080px"{marks if kernel else ""}>{"".join(inner)}'
-        f'<div class="fa-still" style="{_SMALL};margin-top:4px">{at}</div></div>'
+        f'<div class="fnb-box" style="{render.FRAME};max-width:1080px"{marks if kernel else ""}>{"".join(inner)}'
+        f'<div class="fnb-still" style="{_SMALL};margin-top:4px">{at}</div></div>'
     )
 
 
 def _soft(text: str) -> str:
-    return f'<span class="fa-soft" style="{_SMALL}">{escape(text)}</span>'
+    return f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>'
 
 
 def _phase(seen: Look, text: str, more: str = "") -> str:
     style = f"color:{seen.colour};font-weight:600;white-space:nowrap"
-    return f'<span class="fa-{seen.kind}" style="{style}"{more}>{seen.sign} {escape(text)}</span>'
+    return f'<span class="fnb-{seen.kind}" style="{style}"{more}>{seen.sign} {escape(text)}</span>'
 
 
 def _head(state: PanelState) -> str:
@@ -297,7 +297,7 @@ def _address(address: Address, now: float) -> str:
     told = _where(address, now)
     if address.kind != "open":
         return f'<span title="{escape(address.target)}">{_soft(told)}</span>'
-    return f'<span class="fa-wait" style="color:{ORANGE};font-size:12px">{escape(told)}</span>'
+    return f'<span class="fnb-wait" style="color:{ORANGE};font-size:12px">{escape(told)}</span>'
 
 
 def _broken(state: PanelState) -> str:
@@ -333,7 +333,7 @@ def _runs(state: PanelState, kernel: str) -> str:
 def _controls(state: PanelState) -> str:
     seen = _in_order(phase for s in state.snapshots for phase in (s.phase, *(change.phase for change in s.phases)))
     options = "".join(f'<option value="{escape(phase)}">{escape(look_of(phase).word)}</option>' for phase in seen)
-    both = 'class="fa-field" style="font-size:12px;height:24px;padding:0 6px"'
+    both = 'class="fnb-field" style="font-size:12px;height:24px;padding:0 6px"'
     parts = [
         f'<select {both} data-fa-filter="phase" name="phase" aria-label="Show runs in phase">'
         f'<option value="">All phases</option>{options}</select>',
@@ -341,10 +341,10 @@ def _controls(state: PanelState) -> str:
     ]
     if state.live > 1:
         parts.append(
-            '<button type="button" class="fa-button" style="height:24px" data-fa-do="cancel-all" data-fa-busy="Stopping" '
+            '<button type="button" class="fnb-button" style="height:24px" data-fa-do="cancel-all" data-fa-busy="Stopping" '
             f'aria-label="Cancel all runs that are under way">Cancel all {state.live:,}</button>'
         )
-    return f'<span class="fa-live" style="display:none">{" ".join(parts)}</span>'
+    return f'<span class="fnb-live" style="display:none">{" ".join(parts)}</span>'
 
 
 def _axis(snapshots: Sequence[RunSnapshot], now: float) -> tuple[float, float, str]:
@@ -372,12 +372,12 @@ def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> st
     said = " ".join((*links, escape(clip(message, 80))))
     stops = f'<td style="{_ACT}">{cancel_button(s)}</td>' if acts and not s.done else "<td></td>"
     return (
-        f'<tr class="fa-rule" style="{_TR}" data-fa-row="{found}" data-fa-phase="{escape(_told(s.phase))}">'
-        f'<td class="fa-soft" style="{_CELL};{_FIXED}">{escape(s.id)}</td>'
+        f'<tr class="fnb-rule" style="{_TR}" data-fa-row="{found}" data-fa-phase="{escape(_told(s.phase))}">'
+        f'<td class="fnb-soft" style="{_CELL};{_FIXED}">{escape(s.id)}</td>'
         f'<td style="{_CLIP};max-width:160px"{_title(name, 20)}>{escape(name)}</td>'
-        f'<td class="fa-soft" style="{_CLIP};max-width:140px;{_FIXED}"{_title(kind, 18)}>{escape(kind)}</td>'
+        f'<td class="fnb-soft" style="{_CLIP};max-width:140px;{_FIXED}"{_title(kind, 18)}>{escape(kind)}</td>'
         f'<td style="{_CELL}">{_phase(seen, seen.word)}{tried}</td>'
-        f'<td class="fa-soft" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
+        f'<td class="fnb-soft" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
         f'<td style="padding:0 12px 0 0">{shown}</td>'
         f'<td style="{_CLIP};max-width:240px"{_title(message, 30)}>{said}</td>{stops}</tr>'
     )
@@ -405,7 +405,7 @@ def _calls_table(state: PanelState) -> str:
 def _fold(name: str, title: str, inner: str, *, is_open: bool) -> str:
     return (
         f'<details data-fa-fold="{name}"{" open" if is_open else ""} style="margin-top:4px">'
-        f'<summary class="fa-soft" style="{_SMALL};cursor:pointer">{escape(title)}</summary>'
+        f'<summary class="fnb-soft" style="{_SMALL};cursor:pointer">{escape(title)}</summary>'
         f'<div style="overflow-x:auto">{inner}</div></details>'
     )
 
@@ -415,17 +415,17 @@ def _plain_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str
     for row in rows:
         cells = zip(columns, row, strict=True)
         filled = "".join(f'<td style="{style}">{escape(clip(cell, 120))}</td>' for (_, style), cell in cells)
-        told.append(f'<tr class="fa-rule" style="{_TR}">{filled}</tr>')
+        told.append(f'<tr class="fnb-rule" style="{_TR}">{filled}</tr>')
     return _table(columns, "".join(told))
 
 
 def _table(columns: Sequence[tuple[str, str]], rows: str, style: str = "", head_style: str = "") -> str:
     """A table; ``columns`` are (name, style) pairs."""
     heads = "".join(
-        f'<th scope="col" class="fa-soft" style="{each};{_SMALL};font-weight:600">{escape(name)}</th>'
+        f'<th scope="col" class="fnb-soft" style="{each};{_SMALL};font-weight:600">{escape(name)}</th>'
         for name, each in columns
     )
-    head = f'<thead style="{head_style}"><tr class="fa-rule" style="{_TR}">{heads}</tr></thead>'
+    head = f'<thead style="{head_style}"><tr class="fnb-rule" style="{_TR}">{heads}</tr></thead>'
     return f'<table style="{_TABLE};{style}">{head}<tbody>{rows}</tbody></table>'
 
 

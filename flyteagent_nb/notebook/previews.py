@@ -37,7 +37,7 @@ def outputs_html(outputs: Mapping[str, Any]) -> str:
 
 
 def _output_html(name: str, value: Any) -> str:
-    label = f'<span class="fa-soft" style="{MONO}">{escape(name)}: '
+    label = f'<span class="fnb-soft" style="{MONO}">{escape(name)}: '
     if isinstance(value, str) and (len(value) > FOLD or value.count("\n") > 5):
         head = value[:FOLD].rstrip()
         return (

@@ -27,7 +27,7 @@ class Look(NamedTuple):
         sign: one character.
         word: for people.
         colour: plain, of middle lightness.
-        kind: what the page's own style calls it: ``fa-{kind}`` for text, ``fa-bg-{kind}`` for surfaces.
+        kind: what the page's own style calls it: ``fnb-{kind}`` for text, ``fnb-bg-{kind}`` for surfaces.
     """
 
     sign: str

@@ -21,7 +21,7 @@ RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 
 _HEAD = "display:flex;flex-wrap:wrap;gap:2px 8px;align-items:baseline"
 _SMALL = f"color:{GREY};font-size:12px"
-_BUTTON = 'type="button" class="fa-button fa-live" style="display:none"'
+_BUTTON = 'type="button" class="fnb-button fnb-live" style="display:none"'
 _LOG = (
     f"margin:6px 0 2px;padding:0 0 0 8px;border-left:2px solid {GREY};font-family:monospace;font-size:12px;"
     "white-space:pre-wrap;overflow-wrap:anywhere"
@@ -71,9 +71,9 @@ def run_html(
     sign, word, colour, kind = look(s)
     head = [
         f'<b style="overflow-wrap:anywhere">{escape(s.name)}</b>',
-        f'<span class="fa-soft" style="{MONO}">{escape(s.task_type)}</span>',
+        f'<span class="fnb-soft" style="{MONO}">{escape(s.task_type)}</span>',
         '<span style="flex:1"></span>',
-        f'<span class="fa-{kind}" role="status" style="color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</span>',
+        f'<span class="fnb-{kind}" role="status" style="color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</span>',
         _elapsed(s, live),
     ]
     if live:
@@ -86,8 +86,8 @@ def run_html(
     if s.message and s.error is None and not s.done:
         left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
     right = [link(name, uri) for name, uri in s.log_links]
-    right += [f'<span class="fa-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
-    right.append(f'<span class="fa-soft" style="{MONO}">{escape(s.id)}</span>')
+    right += [f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
+    right.append(f'<span class="fnb-soft" style="{MONO}">{escape(s.id)}</span>')
     if live and attach:
         right.append(
             f'<button {_BUTTON} data-fa-do="copy" data-fa-id="{escape(s.id)}" data-fa-text="{escape(attach)}" '
@@ -98,9 +98,9 @@ def run_html(
         bar(s),
         f'<div style="{_HEAD}">{"".join(left)}<span style="flex:1"></span>{"".join(right)}</div>',
     ]
-    parts += [f'<div class="fa-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
+    parts += [f'<div class="fnb-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
     if captured and not s.done:
-        parts.append(f'<div class="fa-soft fa-rule" style="{_LOG}">{escape(chr(10).join(captured[-TAIL:]))}</div>')
+        parts.append(f'<div class="fnb-soft fnb-rule" style="{_LOG}">{escape(chr(10).join(captured[-TAIL:]))}</div>')
     if s.error is not None and error:
         parts.append(f'<div style="margin-top:6px;white-space:pre-wrap;overflow-wrap:anywhere">{_error(s)}</div>')
     if outputs:
@@ -108,7 +108,7 @@ def run_html(
     if not s.done:
         # What a saved notebook says of a run that had not ended; the page hides it while the run is live.
         parts.append(
-            f'<div class="fa-still" style="{_SMALL}">as of {escape(_clock_time())}: %agent show {escape(s.id)} tells more</div>'
+            f'<div class="fnb-still" style="{_SMALL}">as of {escape(_clock_time())}: %agent show {escape(s.id)} tells more</div>'
         )
     return frame("".join(parts), kernel if live else "", block)
 
@@ -120,7 +120,7 @@ def frame(inner: str, kernel: str, block: str) -> str:
         if kernel
         else ""
     )
-    return f'<div class="fa-box" style="{render.FRAME}"{marks}>{inner}</div>'
+    return f'<div class="fnb-box" style="{render.FRAME}"{marks}>{inner}</div>'
 
 
 def cancel_button(s: RunSnapshot) -> str:
@@ -139,7 +139,7 @@ def cancel_button(s: RunSnapshot) -> str:
 def _elapsed(s: RunSnapshot, live: bool) -> str:
     ticking = f' data-fa-elapsed="{s.elapsed:.2f}"' if live else ""
     return (
-        f'<span class="fa-soft"{ticking} style="{_SMALL};font-variant-numeric:tabular-nums;min-width:4em;text-align:right">'
+        f'<span class="fnb-soft"{ticking} style="{_SMALL};font-variant-numeric:tabular-nums;min-width:4em;text-align:right">'
         f"{seconds(s.elapsed)}</span>"
     )
 
@@ -148,7 +148,7 @@ def _error(s: RunSnapshot) -> str:
     assert s.error is not None
     lines = [escape(s.error.message)]
     lines += [
-        f'<span class="fa-soft" style="{MONO}">{escape(line)}</span>'
+        f'<span class="fnb-soft" style="{MONO}">{escape(line)}</span>'
         for line in s.error.details()
         if not line.startswith("log: ")
     ]
@@ -185,11 +185,11 @@ def bar(s: RunSnapshot) -> str:
         seen = look_of(phase)
         title = f"{seen.word.lower()} {seconds(end - begin)}"
         pieces.append(
-            f'<span class="fa-bg-{seen.kind}" title="{escape(title)}" '
+            f'<span class="fnb-bg-{seen.kind}" title="{escape(title)}" '
             f'style="width:{(end - begin) / whole * 100:.1f}%;background-color:{seen.colour}"></span>'
         )
     return (
-        f'<div class="fa-bg-none" role="img" aria-label="{escape(phases_text(s))}" '
+        f'<div class="fnb-bg-none" role="img" aria-label="{escape(phases_text(s))}" '
         f'style="display:flex;height:4px;margin:6px 0;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'
     )
 
@@ -280,10 +280,10 @@ def group_html(
         rows.append(
             "<tr>"
             f'<td style="{_ROW}">{escape(s.name)}</td>'
-            f'<td class="fa-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
-            f'<td class="fa-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
+            f'<td class="fnb-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
+            f'<td class="fnb-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
             f'<td style="{_ROW};width:46%;min-width:160px">{lane(s, began, end)}</td>'
-            f'<td class="fa-soft" style="{_ROW};{MONO}">{escape(s.id)}</td>'
+            f'<td class="fnb-soft" style="{_ROW};{MONO}">{escape(s.id)}</td>'
             f"<td>{cancel_button(s) if kernel and not s.done else ''}</td></tr>"
         )
         if s.error is not None:
@@ -293,12 +293,12 @@ def group_html(
     more = len(snapshots) - shown
     if more > 0:
         rows.append(
-            f'<tr><td colspan="6" class="fa-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
+            f'<tr><td colspan="6" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
         )
     head = (
         f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'
-        f'<span class="fa-soft" role="status" style="{_SMALL}">{escape(summary)}</span>'
-        f'<span class="fa-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
+        f'<span class="fnb-soft" role="status" style="{_SMALL}">{escape(summary)}</span>'
+        f'<span class="fnb-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
     return frame(
         f'{head}<table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">{"".join(rows)}</table>',
@@ -325,7 +325,7 @@ def lane(s: RunSnapshot, began: float, end: float) -> str:
         width = max((stop - start) / whole * 100, 0.6)
         title = f"{seen.word.lower()} {seconds(stop - start)}"
         pieces.append(
-            f'<span class="fa-bg-{seen.kind}" title="{escape(title)}" style="width:{width:.2f}%;background-color:{seen.colour}"></span>'
+            f'<span class="fnb-bg-{seen.kind}" title="{escape(title)}" style="width:{width:.2f}%;background-color:{seen.colour}"></span>'
         )
         at = stop
     label = escape(f"{phases_text(s)}, from {seconds(max(s.submitted - began, 0.0))} on")
