@@ -137,6 +137,7 @@ def error(python_type: Any, text: str | bool, namespace: dict[str, Any] | None =
         (Union[int, str], FieldKind.LITERAL, "'3'", "3"),
         (Union[int, list[int]], FieldKind.LITERAL, "[3]", [3]),
         (Union[float, str], FieldKind.LITERAL, "3", 3.0),
+        (Union[float, int], FieldKind.LITERAL, "3", 3),
         (Any, FieldKind.LITERAL, "{'a': (1, 2)}", {"a": (1, 2)}),
         (Annotated[int, "units"], FieldKind.WHOLE, "3", 3),
         (Annotated[Optional[Annotated[float, "m"]], "x"], FieldKind.NUMBER, "3", 3.0),

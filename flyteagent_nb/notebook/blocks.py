@@ -12,8 +12,11 @@ from flyteagent_nb.notebook.previews import outputs_html, outputs_text
 
 if TYPE_CHECKING:
     from flyteagent_nb.notebook.page import Page
-    from flyteagent_nb.running.run import Run
+    from flyteagent_nb.running.run import Run, RunSnapshot
     from flyteagent_nb.workspace import Workspace
+
+BARS = 0.9
+"""Seconds after which a bar has grown so much that it is worth another look, where nothing else has changed."""
 
 LINES_SHOWN = 200
 """Runs that a group shows one by one; the others are counted."""
@@ -36,12 +39,18 @@ class RunBlock(Block):
         self._workspace = workspace
         self._preview = preview
         self._error = error
+        self._shown: tuple[Any, list[str]] | None = None
+        self._shown_at = 0.0
         run.watch(lambda _: page.touch(self))
 
     @property
     def live(self) -> bool:
         """Whether the run goes on."""
         return not self._run.done
+
+    def changed(self) -> bool:
+        """Whether the run has, or its output; its bar grows all the time. Each look at a job touches it, whatever it finds."""
+        return (self._run.snapshot, self._tail()) != self._shown or time.monotonic() - self._shown_at > BARS
 
     def text(self) -> str:
         """The run in a few lines."""
@@ -52,17 +61,21 @@ class RunBlock(Block):
     def html(self, kernel: str) -> str:
         """The run as a framed block."""
         run = self._run
-        s = run.snapshot
+        s, tail = self._shown = run.snapshot, self._tail()
+        self._shown_at = time.monotonic()
         outputs = run.outputs if self._preview else None
         return run_views.run_html(
             s,
-            captured=[] if s.done else self._workspace.captured_tail(s.id, run_views.TAIL),
+            captured=tail,
             outputs=outputs_html(outputs) if outputs else "",
             kernel=kernel,
             block=self.id,
             attach="" if s.done else self._attach(),
             error=self._error,
         )
+
+    def _tail(self) -> list[str]:
+        return [] if self._run.done else self._workspace.captured_tail(self._run.id, run_views.TAIL)
 
     def _attach(self) -> str:
         """All that names the run and its job, for a later kernel."""
@@ -96,6 +109,8 @@ class GroupBlock(Block):
         self._page = page
         self._began = time.time()
         self._ended: float | None = None
+        self._shown: list[RunSnapshot] | None = None
+        self._shown_at = 0.0
 
     def add(self, run: Run) -> None:
         """Another run of it."""
@@ -113,6 +128,10 @@ class GroupBlock(Block):
         """Whether the workflow goes on."""
         return self._ended is None or not all(run.done for run in self.runs)
 
+    def changed(self) -> bool:
+        """Whether a run has; the bars grow all the time."""
+        return [run.snapshot for run in self.runs] != self._shown or time.monotonic() - self._shown_at > BARS
+
     def text(self) -> str:
         """A line a run."""
         snapshots = [run.snapshot for run in self.runs]
@@ -128,11 +147,12 @@ class GroupBlock(Block):
 
     def html(self, kernel: str) -> str:
         """A row a run, the bars on one axis."""
-        now = time.time()
-        end = self._ended or now
+        end = self._ended or time.time()
+        self._shown = [run.snapshot for run in self.runs]
+        self._shown_at = time.monotonic()
         return run_views.group_html(
             self.name,
-            [run.snapshot for run in self.runs],
+            self._shown,
             summary=self._summary(),
             began=self._began,
             end=end,

@@ -2,7 +2,7 @@
 // HTML, which stays in the notebook as it is; where no kernel answers, the parts marked fnb-live stay hidden.
 
 const STYLE = `
-.fnb-box, .fnb-frame { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
+.fnb-box { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
 .fnb-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
 .fnb-rule, .fnb-rule td, .fnb-rule th { border-color: var(--jp-border-color2, #8884) !important; }
 .fnb-wait { color: var(--jp-warn-color0, #b3690a) !important; } .fnb-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }

@@ -98,7 +98,7 @@ def form_html(
     )
     table = _table(fields, texts, errors)
     if not kernel:
-        return f'<div class="fnb-frame" style="{FRAME}">{head}{table}</div>{_under(below)}'
+        return f'<div class="fnb-box" style="{FRAME}">{head}{table}</div>{_under(below)}'
     controls = _Controls(
         texts, errors, f"fnb-{block[:12]}", variables or {}, f' data-fa-reset="{reset}"' if reset else ""
     )
@@ -106,7 +106,7 @@ def form_html(
     # JupyterLab takes a letter that is typed into a box or a list for a command of the notebook, unless it is told not to.
     return (
         f'<div data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}" '
-        f'data-lm-suppress-shortcuts="true"><div class="fnb-frame" role="form" aria-label="Inputs of {escape(title)}" '
+        f'data-lm-suppress-shortcuts="true"><div class="fnb-box" role="form" aria-label="Inputs of {escape(title)}" '
         f'style="{FRAME}">{head}<div class="fnb-still">{table}</div>'
         f'<div class="fnb-live" style="display:none">{rows}{_foot(fields, errors, busy)}</div></div>{_under(below)}</div>'
     )

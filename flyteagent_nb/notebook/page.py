@@ -45,6 +45,7 @@ class Block:
         sent: when it was last sent, by the monotonic clock.
         made: when what was sent last was made, in seconds since the epoch: the page tells which one it has.
         held: until when it stays as it is, by the monotonic clock: a list in it is open, which would close.
+        due: whether it must be sent although it looks as before: a page may have an older one, or a button that waits for an answer.
         loaded: whether a page shows it from the file: displays do not reach it there.
         poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
         polled: when it was last looked at, by the monotonic clock.
@@ -58,6 +59,7 @@ class Block:
         self.made = 0.0
         self.held = 0.0
         self.polled = 0.0
+        self.due = False
         self.loaded = False
 
     @property
@@ -66,7 +68,7 @@ class Block:
         raise NotImplementedError
 
     def changed(self) -> bool:
-        """Whether it would look different now; asked, on the page's thread, where ``poll`` is set."""
+        """Whether it would look different now; asked, on the page's thread, before it is sent, and where ``poll`` is set."""
         return True
 
     def text(self) -> str:
@@ -222,10 +224,9 @@ class Page:
                 pause = left if pause is None else min(pause, left)
                 continue
             self._touched.discard(block_id)  # before it is rendered: a change from here on touches it again
-            block.sent = time.monotonic()
             if not live:
                 self._end(block)
-            self._guarded(lambda block=block: self._publish(block, update=True))  # type: ignore[misc]
+            self._guarded(lambda block=block: self._send(block))  # type: ignore[misc]
         if not browser:  # nobody counts the seconds on the page, so they are counted here
             for block in tuple(self._blocks.values()):
                 if block.live and block.poll is None:
@@ -251,6 +252,12 @@ class Page:
         if block.changed():
             self._touched.add(block.id)
 
+    def _send(self, block: Block) -> None:
+        if block.due or not block.live or block.changed():
+            block.due = False
+            block.sent = time.monotonic()
+            self._publish(block, update=True)
+
     def _end(self, block: Block) -> None:
         """Follow it no more; a page that is opened again may still ask for it."""
         self._blocks.pop(block.id, None)
@@ -275,7 +282,11 @@ class Page:
             if block is not None:
                 block.held = 0.0
                 block.act(message)
-                self.touch(block)
+                self._refresh(block)
+
+    def _refresh(self, block: Block) -> None:
+        block.due = True
+        self.touch(block)
 
     def _opened(self) -> None:
         """A page runs the widget. What was shown before another page did, that page has from the file only."""
@@ -283,7 +294,7 @@ class Page:
         self._browser.send({})  # its buttons work
         for block in tuple(self._blocks.values()):
             block.loaded = block.loaded or another
-            self.touch(block)
+            self._refresh(block)
 
     def _seen(self, block_id: str, at: object) -> None:
         """A page has a block, made at that time; give it a newer one."""
@@ -292,7 +303,7 @@ class Page:
             self._browser.send({"block": ended.id, "html": ended.html(""), "at": round(time.time(), 1)})
         elif block is not None and isinstance(at, (int, float)) and at < block.made - OLD:
             block.loaded = True
-            self.touch(block)
+            self._refresh(block)
 
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live

@@ -350,6 +350,7 @@ class Cell:
         self.notebook, self.number = notebook, number
         self.root: Locator = notebook.root.locator(".jp-Notebook .jp-Cell").nth(number)
         self.output: Locator = self.root.locator(".jp-OutputArea").first
+        self.html: Locator = self.output.locator(".jp-RenderedHTML")
         self.blocks: Locator = self.output.locator("[data-fa-block]")
 
     @property

@@ -40,9 +40,9 @@ def click_cancel(cell: Cell) -> float:
     page.evaluate(
         r"""area => { const told = window.toldAfter = {};
         window.addEventListener('pointerup', () => told.clicked = performance.now(), {capture: true, once: true});
-        const look = () => { const said = [...area.querySelectorAll('[role=status], td')].some(e => /Stopping|Aborted|aborted/.test(e.innerText)
-              && !e.querySelector('button'));
-          if (said) told.said = performance.now(); else requestAnimationFrame(look); };
+        const says = e => /Stopping|Aborted|aborted/.test(e.innerText) && !e.querySelector('button');
+        const look = () => {
+          if ([...area.querySelectorAll('[role=status], td')].some(says)) told.said = performance.now(); else requestAnimationFrame(look); };
         look(); }""",
         area,
     )

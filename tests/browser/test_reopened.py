@@ -1,0 +1,154 @@
+"""A notebook that is saved in the middle of a run, and what it shows where it is opened again: it is a page, whatever became of the kernel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tasks import until
+
+from browser.harness import Notebook, new_notebook, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from browser.harness import Cell, Server, Tab
+
+AFTERWARDS = """
+import threading, pathlib
+run = flyteagent_nb.get_workspace().runner.find('last')
+def end(go, gone):
+    until(lambda: pathlib.Path(go).exists())
+    run.cancel()
+    run.exception(30)
+    pathlib.Path(gone).touch()
+threading.Thread(target=end, args=({go!r}, {gone!r}), daemon=True).start()
+"""
+"""A cell: the last run ends when a file is there, whether or not a page is."""
+
+
+def opened(server: Server, tab: Tab, name: str) -> Notebook:
+    new_notebook(server.root / name, "")
+    notebook = tab.open(name)
+    prepare(notebook)
+    return notebook
+
+
+def cells_of(notebook: Notebook, *numbers: int) -> list[Cell]:
+    from browser.harness import Cell
+
+    return [Cell(notebook, number) for number in numbers]
+
+
+def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
+    server: Server, open_tab: Callable[..., Tab]
+) -> None:
+    first = open_tab()
+    notebook = opened(server, first, "middle.ipynb")
+    background = notebook.ok("%agent run slow a=1 -b")
+    panel = notebook.ok("%agent")
+    form = notebook.ok("%agent form slow a=7")
+    busy = notebook.start("slow(a=2)")
+    busy.shows("stage 2 of 4")
+    shown = (background, panel, form, busy)
+    saved = notebook.save()
+    ids = [notebook.page.evaluate("e => e.innerText.match(/[0-9a-f]{10}/)[0]", c.output.element_handle()) for c in shown[::3]]
+    busy.button("Cancel").click()
+    busy.ended()
+    notebook.close()
+
+    for cell in shown:
+        (data,) = [o["data"] for o in saved["cells"][cell.number]["outputs"] if "data" in o]
+        assert set(data) == {"text/plain", "text/html"}
+    copy = server.root / "copy.ipynb"
+    bare = server.root / "bare.ipynb"
+    shutil.copy(notebook.path, copy)
+    content = json.loads(copy.read_text())
+    del content["metadata"]["kernelspec"]
+    bare.write_text(json.dumps(content))
+
+    for app, path, kernel in (("lab", copy, True), ("notebook", copy, True), ("lab", bare, False)):
+        tab = open_tab(app)
+        again = tab.open(path.name, kernel=kernel)
+        if not kernel:  # it asks for one
+            tab.page.get_by_role("button", name="No Kernel").click()
+        cells = cells_of(again, *(cell.number for cell in shown))
+        for cell, run_id in zip(cells[::3], ids, strict=True):
+            cell.shows("Running").shows(f"%agent show {run_id}").shows("stage 2 of 4")
+        cells[1].shows("Agent service").shows("%agent shows it as it is now")
+        cells[2].shows("slow")
+        for cell in cells:
+            assert [b.inner_text() for b in cell.html.locator("button, input, select").all() if b.is_visible()] == []
+        assert tab.problems() == []
+        if kernel:
+            again.close()
+
+
+def test_opened_again_it_shows_the_end(server: Server, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
+    go, gone = tmp_path / "go", tmp_path / "gone"
+    first = open_tab()
+    notebook = opened(server, first, "closed.ipynb")
+    cell = notebook.ok("%agent run slow a=1 -b")
+    cell.shows("stage 2 of 4")
+    notebook.ok("import flyteagent_nb")
+    notebook.ok(AFTERWARDS.format(go=str(go), gone=str(gone)))
+    notebook.save()
+    first.page.goto("about:blank")
+    go.touch()
+    until(gone.exists)
+
+    second = open_tab()
+    again = second.open(notebook.name)
+    (cell,) = cells_of(again, cell.number)
+    cell.shows("Aborted", limit=10)
+    assert cell.html.locator("button").count() == 0
+    again.close()
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_opened_again_while_it_goes_on_it_is_live(server: Server, open_tab: Callable[..., Tab], app: str) -> None:
+    first = open_tab(app)
+    notebook = opened(server, first, f"open-{app}.ipynb")
+    notebook.ok("import flyteagent_nb")
+    cell = notebook.ok("%agent run slow a=1 -b")
+    cell.shows("stage 2 of 4")
+    panel = notebook.ok("%agent")
+    panel.shows("Serving")
+    notebook.save()
+    first.page.goto("about:blank")
+
+    second = open_tab(app)
+    again = second.open(notebook.name)
+    cell, panel = cells_of(again, cell.number, panel.number)
+    cell.button("Cancel").wait_for()
+    again.value("[job.script.update(message='stage 3 of 4') for job in scripted.jobs.values()]")
+    cell.shows("stage 3 of 4", limit=15)
+    panel.shows("stage 3 of 4", limit=15)
+    cell.button("Cancel").click()
+    cell.shows("Aborted", limit=10)
+    panel.shows("Aborted", limit=10)
+    assert again.value("scripted.open_jobs, scripted.count('delete')") == "([], 1)"
+    again.close()
+
+
+def test_two_notebooks_in_one_page_reach_their_own_kernels(server: Server, open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
+    left = opened(server, tab, "left.ipynb")
+    new_notebook(server.root / "right.ipynb", "")
+    right = tab.open_beside("right.ipynb")
+    prepare(right)
+    cells = [notebook.ok("%agent run slow a=1 -b") for notebook in (left, right)]
+    for cell in cells:
+        cell.shows("stage 2 of 4")
+    cells[1].button("Cancel").click()
+    cells[1].shows("Aborted")
+    assert left.value("scripted.open_jobs, scripted.count('delete')") == "(['job-1'], 0)"
+    assert right.value("scripted.open_jobs, scripted.count('delete')") == "([], 1)"
+    right.close()
+    right.page.wait_for_function("n => !document.body.innerText.includes('never')", arg=0)
+    cells[0].button("Cancel").click()
+    cells[0].shows("Aborted")
+    left.close()

@@ -1,0 +1,291 @@
+"""What is shown of runs and agents: the words, and HTML in which nothing that an agent says is code."""
+
+from __future__ import annotations
+
+import time
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+from flyteagent_nb.errors import RunAbortedError, RunFailedError
+from flyteagent_nb.notebook import previews, render, run_views, views
+from flyteagent_nb.running.run import PhaseChange, RunSnapshot
+
+EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;<b style='position:fixed'>"
+LINKS = (
+    ("console", "https://console/x?a=1&b=2"),
+    (EVIL, "javascript:alert(1)"),
+    ("tab", "java\tscript:alert(1)"),
+    ("case", "JaVaScRiPt:alert(1)"),
+    ("data", "data:text/html,<script>alert(1)</script>"),
+    ("evil", f"http://x/{EVIL}"),
+    ("broken", "http://[oops"),
+    ("file", "file:///etc/passwd"),
+    ("s3", "s3://bucket/logs"),
+    ("", "https://nameless/"),
+)
+
+TAGS = {"div", "span", "b", "br", "a", "button", "pre", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}
+VOID = {"br"}
+ATTRIBUTES = {"style", "class", "title", "role", "href", "target", "rel", "type", "colspan", "aria-label", "aria-disabled"}
+OURS = "data-fa-"
+
+
+class Checked(HTMLParser):
+    """Reads HTML and complains of what ours never has.
+
+    Attributes:
+        text: what a reader sees, and what stands in titles and labels.
+        links: where its links lead.
+    """
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self.links: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == [], f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in TAGS, tag
+        for name, value in attrs:
+            assert name in ATTRIBUTES or name.startswith(OURS), (tag, name)
+            if name == "href":
+                assert (value or "").startswith(("http://", "https://")), value
+                self.links.append(value or "")
+            if name == "style":
+                assert EVIL not in (value or "")
+                # JupyterLab takes these away in a notebook that is not trusted.
+                assert "var(" not in (value or "") and "url(" not in (value or "")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def snapshot(**changes: Any) -> RunSnapshot:
+    """A run in full, with an evil word wherever somebody else has one."""
+    now = 1_700_000_000.0
+    values: dict[str, Any] = {
+        "id": "0123456789",
+        "name": EVIL,
+        "task_type": EVIL,
+        "service": EVIL,
+        "agent": EVIL,
+        "phase": "RUNNING",
+        "phases": (PhaseChange("QUEUED", now), PhaseChange("RUNNING", now + 1)),
+        "message": EVIL,
+        "log_links": LINKS,
+        "custom_info": {EVIL: EVIL},
+        "attempt": 1,
+        "attempts": 3,
+        "submitted": now,
+        "notes": (EVIL,),
+    }
+    return RunSnapshot(**{**values, **changes})
+
+
+def failed(kind: type[RunFailedError] = RunFailedError) -> RunSnapshot:
+    now = 1_700_000_000.0
+    error = kind(
+        f"task '{EVIL}' (x) failed: {EVIL}",
+        run_id="0123456789",
+        task=EVIL,
+        task_type=EVIL,
+        phase="FAILED",
+        agent_message=EVIL,
+        frames=(f"{EVIL}:3 in {EVIL}",),
+        log_links=LINKS,
+        hint=EVIL,
+    )
+    return snapshot(
+        phase="FAILED",
+        phases=(PhaseChange("QUEUED", now), PhaseChange("RUNNING", now + 1), PhaseChange("FAILED", now + 76)),
+        ended=now + 76,
+        seconds=76.0,
+        error=error,
+        error_code=EVIL,
+    )
+
+
+SNAPSHOTS = [
+    pytest.param(snapshot(), id="running"),
+    pytest.param(snapshot(stopping=True), id="stopping"),
+    pytest.param(snapshot(phase="QUEUED", phases=(PhaseChange("QUEUED", 1_700_000_000.0),)), id="queued"),
+    pytest.param(snapshot(phase=EVIL, phases=(PhaseChange(EVIL, 1_700_000_000.0),)), id="unheard-of"),
+    pytest.param(failed(), id="failed"),
+    pytest.param(failed(RunAbortedError), id="aborted"),
+    pytest.param(snapshot(phase="SUCCEEDED", ended=1_700_000_002.0, seconds=2.0), id="succeeded"),
+]
+
+
+class FakeRun:
+    """What a list shows of a run."""
+
+    def __init__(self, s: RunSnapshot) -> None:
+        self.snapshot = s
+
+
+@pytest.mark.parametrize("s", SNAPSHOTS)
+@pytest.mark.parametrize("kernel", ["", "abc"])
+def test_a_run_is_never_code(s: RunSnapshot, kernel: str) -> None:
+    outputs = previews.outputs_html({EVIL: EVIL, "table": pd.DataFrame({EVIL: [EVIL]}), "long": EVIL * 50, "map": {EVIL: EVIL}})
+    read = Checked(
+        run_views.run_html(s, captured=[EVIL, EVIL], outputs=outputs, kernel=kernel, block=EVIL, attach=EVIL)
+    )
+    assert EVIL in read.text  # it is told, as it stands
+    assert set(read.links) == {LINKS[0][1], f"http://x/{EVIL}", LINKS[-1][1]}
+    assert "javascript:alert(1)" in read.text  # as text
+
+
+@pytest.mark.parametrize("s", SNAPSHOTS)
+def test_neither_are_lists_groups_and_details(s: RunSnapshot) -> None:
+    record = SimpleNamespace(number=1, resource_meta=b"\xff" + EVIL.encode(), outcome=EVIL, service=EVIL, output_prefix=EVIL)
+    rows = run_views.details(s, [record], [EVIL] * 12)
+    assert EVIL in Checked(render.pairs_html(rows)).text
+    html = views.RunList([cast("Any", FakeRun(s))]).html()
+    assert "<script>" in Checked(html).text
+    group = run_views.group_html(
+        EVIL, [s, s, s], summary=EVIL, began=1_700_000_000.0, end=1_700_000_100.0, shown=2, kernel=EVIL, block=EVIL
+    )
+    read = Checked(group)
+    assert EVIL in read.text and "and 1 more" in read.text
+
+
+def test_neither_are_agents_lines_and_what_is_served() -> None:
+    entry = SimpleNamespace(task_type=EVIL, version=0, is_sync=True, name=EVIL, package=EVIL)
+    broken = SimpleNamespace(name=EVIL, package=EVIL, reason=EVIL)
+    read = Checked(views.AgentList([cast("Any", entry)], [cast("Any", broken)]).html())
+    assert read.text.count("<script>") == 6
+    assert Checked(views.Lines([EVIL, EVIL]).html()).text == f"{EVIL}\n{EVIL}"
+    assert EVIL in Checked(views.DryRun(EVIL, EVIL).html()).text
+    served = views.Served(cast("Any", SimpleNamespace(target=EVIL, token="secret-token")))
+    assert "secret-token" not in served.html() + served.text() and served.token == "secret-token"
+    assert EVIL in Checked(served.html()).text
+
+
+@pytest.mark.parametrize("phase", [*render.PHASES, "UNDEFINED", "SOMETHING_NEW"])
+def test_each_phase_is_told_by_a_word_and_a_shape(phase: str) -> None:
+    seen = render.look_of(phase)
+    assert len(seen.sign) == 1 and seen.word[0].isupper() and "_" not in seen.word
+    assert seen.colour.startswith("#") and len(seen.colour) == 7
+    html = run_views.run_html(snapshot(phase=phase, name="n", task_type="t"))
+    assert f"{seen.sign} {seen.word}" in Checked(html).text
+    assert f"{seen.sign} {seen.word}  n  (t)" in run_views.run_text(snapshot(phase=phase, name="n", task_type="t"))
+
+
+def test_a_run_in_text() -> None:
+    now = 1_700_000_000.0
+    done = snapshot(
+        name="fit", task_type="k", phase="SUCCEEDED", ended=now + 2, seconds=2.0, message="", log_links=LINKS[:1], notes=(), attempt=2
+    )
+    assert run_views.run_text(done).splitlines() == [
+        "✓ Succeeded  fit  (k)  2.0 s  try 2 of 3  run 0123456789",
+        "  log: console: https://console/x?a=1&b=2",
+    ]
+    assert run_views.run_text(snapshot(name="fit")).splitlines()[-1] == "  %agent show 0123456789 tells more"
+    assert "Stopping" in run_views.run_text(snapshot(stopping=True))
+    assert "Stopping" not in run_views.run_text(done._replace(stopping=True))
+    assert max(map(len, run_views.run_text(snapshot(message="x" * 10_000, log_links=(), notes=())).splitlines())) < 400
+    assert "\n" not in run_views.run_row(snapshot(message="two\nlines"), now)[-1]
+
+
+def test_only_what_lives_in_a_kernel_has_buttons() -> None:
+    for html, buttons in (
+        (run_views.run_html(snapshot(), kernel="k", attach="x"), 2),
+        (run_views.run_html(snapshot(), kernel=""), 0),
+        (run_views.run_html(failed(), kernel="k", attach="x"), 0),
+    ):
+        assert html.count("<button") == buttons
+        assert ("data-fa-kernel" in html) is bool(buttons)
+
+
+def test_a_bar_has_its_phases_in_proportion() -> None:
+    html = run_views.bar(failed())
+    assert html.count("<span") == 2
+    assert "width:1.3%" in html and "width:98.7%" in html
+    assert run_views.phases_text(failed()) == "queued 1.0 s, running 1:15"
+    # A phase that took no time, and a clock that was set back, divide by nothing.
+    now = 1_700_000_000.0
+    for phases in ((PhaseChange("QUEUED", now),), (PhaseChange("QUEUED", now), PhaseChange("FAILED", now - 5))):
+        Checked(run_views.run_html(snapshot(phase="FAILED", phases=phases, ended=now - 5, seconds=0.0)))
+
+
+def test_details_leave_out_what_is_not_known() -> None:
+    rows = dict(run_views.details(snapshot(custom_info=None, log_links=(), notes=(), message="", attempts=1), [], []))
+    assert set(rows) == {"run", "task", "agent", "phase", "submitted", "so far"}
+    rows = dict(run_views.details(failed(), [], [f"line {i}" for i in range(12)]))
+    assert rows["took"] == "1:16 (queued 1.0 s, running 1:15)"
+    assert rows["output"].splitlines() == ["[2 lines before: %agent logs 0123456789]", *(f"line {i}" for i in range(2, 12))]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 ms"), (0.0123, "12 ms"), (0.0994, "99 ms"), (0.1, "0.1 s"), (0.8, "0.8 s"), (9.94, "9.9 s"), (9.95, "10 s"),
+        (12.4, "12 s"), (59.4, "59 s"), (59.6, "1:00"), (76, "1:16"), (185, "3:05"), (3599.7, "1:00:00"), (3753, "1:02:33"),
+        (90_000, "25:00:00"),
+    ],
+)  # fmt: skip
+def test_seconds(value: float, text: str) -> None:
+    assert render.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [(-5, "now"), (0.5, "now"), (5, "5 s ago"), (59, "59 s ago"), (60, "1 min ago"), (3600, "1 h ago"), (90_000, "1 d ago")],
+)
+def test_ago(passed: float, text: str) -> None:
+    now = time.time()
+    assert render.ago(now - passed, now) == text
+
+
+@pytest.mark.parametrize(("name", "uri"), LINKS)
+def test_links_are_of_the_web_or_text(name: str, uri: str) -> None:
+    html = render.link(name, uri)
+    read = Checked(html)
+    if uri.startswith(("http://x", "https://")):
+        assert read.links == [uri] and 'rel="noopener noreferrer"' in html
+        assert read.text == (name or uri)
+    else:
+        assert read.links == [] and read.text == f"{name}: {uri}"
+
+
+def test_tables_are_aligned_and_say_when_they_are_empty() -> None:
+    assert render.table_text(["a", "long"], [["1", "2"], ["three", "4"]], "none") == "a      long\n1      2\nthree  4"
+    assert render.table_text(["a"], [], "none yet") == "none yet"
+    assert Checked(render.table_html(["a"], [], "none <yet>")).text == "none <yet>"
+    assert render.pairs_text([("a", "1\n2"), ("long", "x")]) == "a     1\n      2\nlong  x"
+    assert render.pairs_text([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "clipped"), [("short", 10, "short"), ("a\n b\t c", 10, "a b c"), ("x" * 11, 10, "x" * 9 + "…"), ("", 3, "")]
+)
+def test_clip(text: str, width: int, clipped: str) -> None:
+    assert render.clip(text, width) == clipped
+
+
+def test_outputs_are_told_by_their_kind() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("not now")
+
+    frame = pd.DataFrame({"a": range(1000), "b": ["x"] * 1000})
+    text = previews.outputs_text({"frame": frame, "n": 3, "shy": Shy(), "big": "x" * 10_000})
+    lines = text.splitlines()
+    assert lines[0] == "  frame: DataFrame, 1,000 rows, 2 columns"
+    assert lines[1] == "  n: 3"
+    assert lines[2] == "  shy: Shy (its repr raises RuntimeError)"
+    assert len(lines[3]) < 300
+    read = Checked(previews.outputs_html({"frame": frame, "big": "x" * 10_000, "shy": Shy()}))
+    assert "1,000 rows" in read.text and "10,000 characters" in read.text and "RuntimeError" in read.text
