@@ -452,17 +452,19 @@ def test_cancel_all_cancels_what_is_under_way(block: PanelBlock) -> None:
         assert run.exception(PATIENCE) is not None and run.cancelled
 
 
-def show(block: Block, shell: Shell, page: Page) -> None:
-    """Show a block to a browser, and wait until the page leaves it alone."""
+def show(block: Block, page: Page, *, browser: bool = True) -> None:
+    """Show a block, and wait until the page leaves it alone."""
     page.show(block)
-    page._browser.ready = True
+    page._browser.ready = browser
     page.touch(block)
-    until(lambda: len(shell.published) > 1 and not page._touched)
+    until(lambda: not page._touched)
+    polled = block.polled
+    until(lambda: block.polled > polled)  # what was under way before this look has been sent
 
 
 def test_a_closed_panel_stays_as_it_was(block: PanelBlock, shell: Shell, page: Page) -> None:
     run = flyteagent_nb.submit(scripted_task("scripted", phases=["RUNNING"], name="before"))
-    show(block, shell, page)
+    show(block, page)
     assert block.live and "data-fa-kernel" in shell.published[-1]["text/html"]
     block.poll = None  # else it might be that which renders it
     block.close()
@@ -473,7 +475,7 @@ def test_a_closed_panel_stays_as_it_was(block: PanelBlock, shell: Shell, page: P
 
 
 def test_the_page_looks_for_changes_by_itself(block: PanelBlock, shell: Shell, page: Page) -> None:
-    show(block, shell, page)
+    show(block, page)
     run = flyteagent_nb.submit(scripted_task("noop"))
     run.result(PATIENCE)
     shell.until(lambda: run.id in shell.published[-1]["text/html"])
@@ -507,7 +509,7 @@ class Counter(Block):
 
 def test_a_block_that_has_not_changed_is_not_sent_again(shell: Shell, page: Page) -> None:
     counter = Counter()
-    show(counter, shell, page)
+    show(counter, page)
     sent, asked = len(shell.published), counter.asked
     until(lambda: counter.asked > asked + 20)
     assert len(shell.published) == sent
@@ -520,10 +522,12 @@ def test_a_block_that_has_not_changed_is_not_sent_again(shell: Shell, page: Page
 
 def test_without_a_browser_it_is_sent_when_it_has_changed_only(shell: Shell, page: Page) -> None:
     counter = Counter()
-    page.show(counter)
-    until(lambda: len(shell.published) == 2)  # touched once, as it may have changed while it was shown
-    until(lambda: counter.asked > 150)  # longer than other blocks are left alone
-    assert len(shell.published) == 2
+    show(counter, page, browser=False)
+    sent, asked = len(shell.published), counter.asked
+    until(lambda: counter.asked > asked + 150)  # longer than other blocks are left alone
+    assert len(shell.published) == sent
+    counter.number = 1
+    shell.until(lambda: shell.published[-1]["text/html"] == "number 1")
 
 
 def test_it_does_not_open_a_service_that_is_closed(page: Page) -> None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.notebook.arguments import AgentTaskArguments
 
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NO_WORDS = re.compile(r"""--[^\n]*|/\*.*?\*/|'[^']*'|"[^"]*\"""", re.DOTALL)
+"""Comments and quoted texts of SQL, in which a semicolon ends nothing."""
+
 _WORD = re.compile(r"[A-Za-z]+")
 _READS = frozenset(
     {
@@ -253,7 +255,7 @@ def _sql_task(
 
 def reads(sql: str) -> bool:
     """Whether the last statement of ``sql`` brings back a table, by its first word."""
-    statements = [s for s in _COMMENTS.sub(" ", sql).split(";") if s.strip()]
+    statements = [s for s in _NO_WORDS.sub(" ", sql).split(";") if s.strip()]
     word = _WORD.search(statements[-1]) if statements else None
     return word is not None and word[0].upper() in _READS
 

@@ -183,7 +183,8 @@ def many(workspace: Any, agents: Any, number: int) -> None:
         f"ratio {took / floor:5.2f}  (aim 1.3)\n"
         f"       submit {submitted:.2f} s, gets a job {agents.timed.gets / number:.1f}, "
         f"end seen after {statistics.median(delays) * 1e3:.0f} ms "
-        f"(p95 {delays[int(len(delays) * 0.95)] * 1e3:.0f} ms), {share:.2f} of a core, {each:.1f} KiB a run",
+        f"(p95 {delays[int(len(delays) * 0.95)] * 1e3:.0f} ms), {share:.2f} of a core"
+        + (f", {each:.1f} KiB a run" if number >= 1_000 else ""),
         flush=True,
     )
 

@@ -86,30 +86,25 @@ def test_nothing_jumps_while_it_goes_on(nb: Notebook) -> None:
     assert len(heights) == 1, heights
 
 
-@pytest.mark.parametrize("code", ["%agent run wide a=1 -b", "%agent runs", "%agent show last"])
-def test_a_narrow_page_holds_it(nb: Notebook, code: str) -> None:
+def test_a_narrow_page_holds_it(nb: Notebook) -> None:
     long = "a" * 80
-    nb.set(
-        "wide",
-        f"scripted_task(inputs={{'a': int}}, name='{long}', message='{long} {long}', "
-        f"links={{'{long}': 'https://example.com/{long}'}}, prints={{'create': '{long}{long}'}}, **LONG)",
-    )
+    more = f"message='{long} {long}', links={{'{long}': 'https://example.com/{long}'}}, prints={{'create': '{long}{long}'}}, **LONG"
+    nb.set("wide", f"scripted_task(inputs={{'{long}': int}}, name='{long}', {more})")
     before = nb.page.viewport_size
     assert before is not None
     try:
         nb.page.set_viewport_size({"width": 500, "height": 900})
-        if code.startswith("%agent run "):
-            cell = nb.ok(code).shows(long)
-        else:
-            nb.value("__import__('flyteagent_nb').submit(wide, a=1).id")
-            cell = nb.ok(code)
-        over = nb.page.evaluate(
-            """area => { const right = area.getBoundingClientRect().right + 1;
-            return [...area.querySelectorAll('*')].filter(e => { const r = e.getBoundingClientRect();
-              return r.width && r.right > right && !e.closest('[style*=overflow]'); }).map(e => e.outerHTML.slice(0, 200)); }""",
-            cell.output.element_handle(),
-        )
-        assert not over
+        for code in (f"%agent run wide {long}=1 -b", f"%agent form wide {long}=1", "%agent"):
+            over = nb.page.evaluate(
+                """area => { const frame = area.querySelector('.jp-RenderedHTML > *'), scrolls = frame.parentElement;
+                const right = Math.min(frame.getBoundingClientRect().right, area.getBoundingClientRect().right) + 1;
+                const over = [...frame.querySelectorAll('*')].filter(e => {
+                  const box = e.getBoundingClientRect(), inside = e.parentElement.closest('[style*=overflow]:not([style*=overflow-wrap])');
+                  return box.width > 1 && box.right > right && !(inside && frame.contains(inside)); });
+                return [scrolls.scrollWidth > scrolls.clientWidth, ...over.map(e => e.outerHTML.slice(0, 200))]; }""",
+                nb.ok(code).shows("aaaaa").output.element_handle(),
+            )
+            assert over == [False], code
     finally:
         nb.page.set_viewport_size(before)
 

@@ -89,7 +89,7 @@ def test_a_decorated_function_runs_and_shows_its_run_and_its_value(kernel: Kerne
         ("first = scripted_task(outputs={'x': str}, name='first')\nfirst.script['outputs'] = {'x': '1'}\nfirst", "'1'"),
         ("@task(task_config=gives(o0='a'))\ndef a() -> str: return\n@task(task_config=gives(o0='b'))\ndef b() -> str: return", "'b'"),
         ("@task(task_config=gives(o0='a'))\ndef a() -> str: return\n@task(task_config=gives(o0='b'))\ndef b() -> str: return\na", "'a'"),
-        ("import math\ndef helper():\n    return str(math.floor(2.5))\n@task(task_config=gives(o0=helper()))\ndef c() -> str: return", "'2'"),
+        ("import math\ndef two():\n    return str(math.floor(2.5))\n@task(task_config=gives(o0=two()))\ndef c() -> str: return", "'2'"),
         ("@task(task_config=gives(o0='d'))\ndef d() -> str: return\nprint('said')", "'d'"),
         ("e = d = scripted_task(outputs={'x': str}); d.script['outputs'] = {'x': 'both'}", "'both'"),
         ("!echo from the shell\n%time x = 1\n@task(task_config=gives(o0='f'))\ndef f() -> str: return", "'f'"),

@@ -100,7 +100,10 @@ def test_a_fork_beside_a_call_that_goes_on_lives_or_is_warned_of(busy: Kernel, f
 def test_forked_processes_live(busy: Kernel) -> None:
     busy.ok("pending.cancel(); pending.exception(30)")
     assert busy.value("[forked(square, n) for n in range(10)] == [(n * n, 0) for n in range(10)]") == "True"
-    assert busy.value("with context.Pool(2) as pool:\n    squares = pool.map_async(square, range(4)).get(30)\nsquares") == "[0, 1, 4, 9]"
+    assert (
+        busy.value("with context.Pool(2) as pool:\n    squares = pool.map_async(square, range(4)).get(30)\nsquares")
+        == "[0, 1, 4, 9]"
+    )
 
 
 def test_a_child_that_uses_the_service_is_told_instead_of_hanging(busy: Kernel) -> None:

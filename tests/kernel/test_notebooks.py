@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-SLOW = "phases: [RUNNING, SUCCEEDED]\nseconds: 1.5\nlinks: {console: 'http://console/x', evil: 'javascript:alert(1)'}\noutputs: {x: '<b>bold</b>'}"
+SLOW = (
+    "phases: [RUNNING, SUCCEEDED]\nseconds: 1.5\noutputs: {x: '<b>bold</b>'}\n"
+    "links: {console: 'http://console/x', evil: 'javascript:alert(1)'}"
+)
 CELLS = [
     LOAD,
     SCRIPTED,
@@ -38,6 +41,12 @@ def notebook(cells: list[str]) -> Any:
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return made
+
+
+def execute(folder: Path) -> Any:
+    return papermill.execute_notebook(
+        folder / "in.ipynb", folder / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=folder
+    )
 
 
 def check_outputs(made: Any) -> None:
@@ -76,7 +85,7 @@ def test_nbclient_stops_at_a_failing_task(tmp_path: Path) -> None:
 
 def test_papermill(tmp_path: Path) -> None:
     nbformat.write(notebook(CELLS), tmp_path / "in.ipynb")
-    made = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=tmp_path)
+    made = execute(tmp_path)
     check_outputs(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert made.cells[2].outputs
 
@@ -84,7 +93,7 @@ def test_papermill(tmp_path: Path) -> None:
 def test_papermill_stops_at_a_failing_task(tmp_path: Path) -> None:
     nbformat.write(notebook(FAILING), tmp_path / "in.ipynb")
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=tmp_path)
+        execute(tmp_path)
     assert caught.value.ename == "RunFailedError" and "it rained" in caught.value.evalue
     made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert [o.output_type for o in made.cells[-2].outputs][-1] == "error"

@@ -249,9 +249,9 @@ FORGET = "from flytekit.core.context_manager import FlyteContextManager, flyte_c
 def test_it_works_in_the_cell_that_uses_flytekit_first(kernel: Kernel, code: str) -> None:
     assert stopped(kernel, FORGET + code).ename == "TaskStopped"
     assert open_jobs(kernel) == "[]"
-    assert kernel.value(FORGET + "FlyteContextManager.current_context()\nimport signal; signal.getsignal(signal.SIGINT).__name__") == (
-        "'default_int_handler'"
-    )
+    assert kernel.value(
+        FORGET + "FlyteContextManager.current_context()\nimport signal; signal.getsignal(signal.SIGINT).__name__"
+    ) == ("'default_int_handler'")
 
 
 def test_a_bare_await_in_the_cell_that_uses_flytekit_first_does_not_end_the_kernel(kernel: Kernel) -> None:

@@ -26,7 +26,13 @@ class Terminal:
     """An IPython session in a pseudo-terminal."""
 
     def __init__(self, folder: str) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "TMPDIR": folder, "IPYTHONDIR": f"{folder}/ipython"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TERM": "dumb",
+            "TMPDIR": folder,
+            "IPYTHONDIR": f"{folder}/ipython",
+        }
         env.pop("GRPC_ENABLE_FORK_SUPPORT", None)
         options = ["--simple-prompt", "--no-banner", "--colors=NoColor", "--no-confirm-exit"]
         self.child = pexpect.spawn(

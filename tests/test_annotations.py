@@ -1,0 +1,128 @@
+"""Types that a person writes in a line, and types of values."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
+from flytekit.types.structured import StructuredDataset
+
+from flyteagent_nb.errors import ArgumentError, InputError
+from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value
+
+
+@dataclass
+class Mine:
+    a: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine", "np": np}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("int", int),
+        (" str ", str),
+        ("list[float]", list[float]),
+        ("dict[str, list[int]]", dict[str, list[int]]),
+        ("Mine", Mine),
+        ("list[Mine]", list[Mine]),
+        ("pl.DataFrame", Mine),
+        ("DataFrame", pd.DataFrame),
+        ("FlyteFile", FlyteFile),
+        ("FlyteDirectory", FlyteDirectory),
+        ("StructuredDataset", StructuredDataset),
+        ("Optional[int]", int | None),
+        ("int | None", int | None),
+        ("int | str", int | str),
+        ("Union[int, str, None]", int | str | None),
+        ("datetime", datetime.datetime),
+        ("timedelta", datetime.timedelta),
+        ("Any", Any),
+        ("None", type(None)),
+    ],
+)
+def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
+    assert type_of_text(text, NAMESPACE) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("strr", "no type is called 'strr'\nhint: did you mean str?"),
+        ("list[strr]", "no type is called 'strr' (in list[strr])"),
+        ("mine", "did you mean Mine?"),
+        ("Datafrane", "did you mean DataFrame?"),
+        ("pl.Datafram", "pl has no Datafram"),
+        ("int[str]", "'int[str]' is not a type"),
+        ("f()", "is not a type"),
+        ("__import__('os').system('x')", "is not a type"),
+        ("[int]", "is not a type"),
+        ("1", "is not a type"),
+        ("", "is not a type"),
+        ("list[", "is not a type"),
+    ],
+)
+def test_what_is_no_type_is_told(text: str, told: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        type_of_text(text, NAMESPACE)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, int),
+        (True, bool),
+        (1.5, float),
+        ("x", str),
+        (np.float64(1.5), float),
+        (Colour.RED, Colour),
+        ([1, 2], list[int]),
+        ([1, 2.5], list[float]),
+        ([[1], [2]], list[list[int]]),
+        ([True, False], list[bool]),
+        ({"a": 1}, dict[str, int]),
+        ({"a": 1, "b": "x"}, dict),
+        ({1: 2}, dict),
+        ({}, dict),
+        (datetime.datetime(2024, 1, 1), datetime.datetime),
+        (pd.Timestamp("2024-01-01"), datetime.datetime),
+        (datetime.date(2024, 1, 1), datetime.date),
+        (datetime.timedelta(1), datetime.timedelta),
+        (pd.Timedelta(1), datetime.timedelta),
+        (pd.DataFrame({"a": [1]}), pd.DataFrame),
+        (Mine(1), Mine),
+        ([Mine(1)], list[Mine]),
+    ],
+)
+def test_a_value_has_the_type_that_flytekit_knows(value: Any, expected: Any) -> None:
+    assert type_of_value(value, "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "from None"), ([], "it is empty"), ([1, "a"], "its elements are int, str"), ([None], "from None")],
+)
+def test_a_value_of_no_certain_type_is_told_by_its_name(value: Any, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        type_of_value(value, "rows")
+    assert told in str(caught.value) and "'rows'" in str(caught.value)
+    assert caught.value.name == "rows"
+
+
+def test_a_table_is_a_dataframe_where_pandas_is_there() -> None:
+    assert dataframe_type() is pd.DataFrame

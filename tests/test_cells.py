@@ -1,0 +1,306 @@
+"""A cell's text -> a task: the language, the options, and what is wrong with either."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flytekit.core.base_sql_task import SQLTask
+from flytekit.core.base_task import PythonTask
+from flytekit.core.interface import Interface
+from scripted_tasks import scripted_task
+
+from flyteagent_nb.errors import ArgumentError, CellError
+from flyteagent_nb.notebook import cells
+from flyteagent_nb.notebook.arguments import parse_agent_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class StoreConfig:
+    database: str
+    region: str = "EU"
+    slots: int = 1
+    share: float = 0.5
+    label: str | None = None
+
+
+class StoreQuery(SQLTask):  # type: ignore[misc]
+    _TASK_TYPE = "cells_store"
+
+    def __init__(
+        self,
+        name: str,
+        query_template: str,
+        task_config: StoreConfig,
+        inputs: Any = None,
+        output_schema_type: Any = None,
+    ) -> None:
+        super().__init__(
+            name=name,
+            query_template=query_template,
+            task_config=task_config,
+            inputs=inputs,
+            outputs={"results": output_schema_type} if output_schema_type else None,
+            task_type=self._TASK_TYPE,
+        )
+
+
+def compile_python(namespace: dict[str, Any]) -> Callable[[str], tuple[ast.Module, Callable[[], Any]]]:
+    """What the magic does, without IPython."""
+
+    def compiled(body: str) -> tuple[ast.Module, Callable[[], Any]]:
+        tree = ast.parse(body)
+        last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        code = compile(ast.Module(tree.body[:-1] if last else tree.body, []), "cell", "exec")
+
+        def run() -> Any:
+            exec(code, namespace)
+            return eval(compile(ast.Expression(last.value), "cell", "eval"), namespace) if last else None
+
+        return tree, run
+
+    return compiled
+
+
+def task_of(line: str, body: str, *, served: dict[str, list[int]] | None = None, **namespace: Any) -> PythonTask[Any]:
+    namespace = {"scripted_task": scripted_task, **namespace}
+    arguments = parse_agent_task(line)
+    from flyteagent_nb.notebook.arguments import input_values
+
+    return cells.task_of_cell(
+        arguments,
+        body,
+        namespace=namespace,
+        inputs=input_values(arguments.inputs, arguments.inputs_mapping, namespace),
+        compile_python=compile_python(namespace),
+        versions=lambda name: (served or {}).get(name, []),
+        default_name="job_7",
+    )
+
+
+# --- which language ---
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "custom"),
+    [
+        ("kind", "a: 1", {"a": 1}),
+        ("kind", '{"a": 1}', {"a": 1}),
+        ("kind", '\n\n  {"a": {"b": [1, 2]}}', {"a": {"b": [1, 2]}}),
+        ("kind", "{a: 1}", None),  # it begins as JSON does
+        ("kind --lang yaml", "{a: 1}", {"a": 1}),
+        ("kind --lang json", '{"a": 1}', {"a": 1}),
+        ("kind -c b=2 -c c=text -c d=[1,2]", "a: 1", {"a": 1, "b": 2, "c": "text", "d": [1, 2]}),
+        ("kind -c a=2", "a: 1", {"a": 2}),
+        ("kind -c a=$x", "{}", {"a": [1]}),
+        ("kind", "1: one", {"1": "one"}),
+        ("kind", "text: {{ not a template }}", None),
+        ("kind", "text: '{{ .inputs.x }} $y'", {"text": "{{ .inputs.x }} $y"}),
+    ],
+)
+def test_yaml_and_json_are_the_custom_of_the_template(line: str, body: str, custom: dict[str, Any] | None) -> None:
+    if custom is None:
+        with pytest.raises(CellError):
+            task_of(line, body, x=[1])
+        return
+    task = task_of(line, body, x=[1])
+    assert task.get_custom(None) == custom
+    assert (task.task_type, task.name) == ("kind", "job_7")
+
+
+def test_the_interface_is_of_the_inputs_and_of_what_it_returns() -> None:
+    task = task_of("kind -i n=3 -i words=['a'] --returns path:str,rows:list[int] --name mine", "{}")
+    assert task.python_interface.inputs == {"n": int, "words": list[str]}
+    assert task.python_interface.outputs == {"path": str, "rows": list[int]}
+    assert task.name == "mine"
+    assert task_of("kind --returns None", "{}").python_interface.outputs == {}
+    assert task_of("kind --returns int", "{}").python_interface.outputs == {"o0": int}
+
+
+@pytest.mark.parametrize(("served", "version"), [([], 0), ([0], 0), ([0, 3], 0), ([2], 2), ([3, 1], 3)])
+def test_the_version_is_zero_or_the_newest_that_is_served(served: list[int], version: int) -> None:
+    assert task_of("kind", "{}", served={"kind": served}).task_type_version == version
+
+
+# --- SQL ---
+
+SQL = "-- all of them\nSELECT 'a  b',\n\tcount(*) FROM t; "
+
+
+def test_sql_stands_as_it_was_written() -> None:
+    task = task_of("cells_store -c database=main", SQL)
+    assert task.query_template == SQL
+    assert task.task_config == StoreConfig("main")
+    assert set(task.python_interface.outputs) == {"results"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-c database=main -c slots=3", StoreConfig("main", slots=3)),
+        ("-c database=7", StoreConfig("7")),
+        ("-c database=main -c share=1", StoreConfig("main", share=1.0)),
+        ("-c database=main -c label=x", StoreConfig("main", label="x")),
+        ("-c database=main -c label=None", StoreConfig("main", label=None)),
+        ("-c database=$name", StoreConfig("own")),
+        ("--config whole", StoreConfig("w", "US")),
+        ("--config part -c region=US", StoreConfig("p", "US")),
+    ],
+)
+def test_a_configuration_is_made_of_what_is_given(line: str, expected: StoreConfig) -> None:
+    task = task_of(f"cells_store {line}", SQL, name="own", whole=StoreConfig("w", "US"), part={"database": "p"})
+    assert task.task_config == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "StoreConfig needs database"),
+        ("-c databse=x", "did you mean database?"),
+        ("-c zzz=1 -c database=x", "its fields are: database, region, slots, share, label"),
+        ("-c database=x -c slots=many", "not str 'many'"),
+        ("-c database=x -c slots=1.5", "not float 1.5"),
+        ("--config whole -c slots=1", "-c does not go with a finished --config"),
+        ("--config missing", "there is no variable missing"),
+        ("-c database=x --returns a:int,b:int", "one output"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_told(line: str, told: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        task_of(f"cells_store {line}", SQL, whole=StoreConfig("w"))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "reads"),
+    [
+        ("SELECT 1", True),
+        ("select 1", True),
+        ("  -- comment\n/* and\nanother */ WITH x AS (SELECT 1) SELECT * FROM x", True),
+        ("CREATE TABLE t AS SELECT 1", False),
+        ("CREATE TABLE t AS SELECT 1; SELECT * FROM t;", True),
+        ("SELECT 1; INSERT INTO t VALUES (1)", False),
+        ("(SELECT 1) UNION (SELECT 2)", True),
+        ("FROM t", True),
+        ("EXPLAIN SELECT 1", True),
+        ("SELECT ';' AS a", True),
+        ("INSERT INTO t VALUES ('x; SELECT 1')", False),
+        ("SELECT '--' AS dashes", True),
+        ("INSERT INTO t VALUES ('it''s; SELECT 1'); -- '; SELECT 1", False),
+        ('SELECT 1 AS ";"', True),
+        ("", False),
+        ("-- nothing", False),
+    ],
+)
+def test_what_brings_back_a_table(sql: str, reads: bool) -> None:
+    assert cells.reads(sql) is reads
+
+
+def test_a_statement_that_brings_back_nothing_has_no_output_unless_one_is_wanted() -> None:
+    assert task_of("cells_store -c database=x", "INSERT INTO t VALUES (1)").python_interface.outputs == {}
+    assert set(task_of("cells_store -c database=x -o rows", "CALL f()").python_interface.outputs) == {"results"}
+    assert task_of("cells_store -c database=x --returns None", "SELECT 1").python_interface.outputs == {}
+
+
+def test_the_fields_of_a_configuration_are_offered() -> None:
+    assert cells.config_fields("cells_store") == ["database", "region", "slots", "share", "label"]
+    assert cells.config_fields("nobody") == []
+
+
+# --- Python ---
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("a = scripted_task(name='a')", "a"),
+        ("a = scripted_task(name='a')\nb = scripted_task(name='b')", "b"),
+        ("a = scripted_task(name='a')\nb = scripted_task(name='b')\na", "a"),
+        ("a = scripted_task(name='a')\nb = 3", "a"),
+        ("a: object = scripted_task(name='a')", "a"),
+        ("a, b = scripted_task(name='a'), scripted_task(name='b')", "b"),
+        ("scripted_task(name='here')", "here"),
+        ("there", "there"),
+        ("def f():\n    return 1\nx = f()\nthere", "there"),
+    ],
+)
+def test_the_task_is_the_last_that_is_named_or_defined(body: str, name: str) -> None:
+    assert task_of("", body, there=scripted_task(name="there")).name == name
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "told", "at"),
+    [
+        ("", "", "the cell is empty", None),
+        ("kind", " \n\t\n", "the cell is empty", None),
+        ("", "x = 1", "the cell defines no task", None),
+        ("", "there", "the cell defines no task", None),
+        ("", "SELECT 1 FROM t", "the cell is not Python: line 2", 2),
+        ("", "x = 1\n\ny = (", "the cell is not Python: line 4", 4),
+        ("other --lang python", "scripted_task(name='a')", "is a scripted, not a other", None),
+        ("kind", '{"a": 1,\n}', "the cell is not JSON: line 3, column 1", 3),
+        ("kind", "a: 1\n b: 2", "the cell is not YAML: line 3", 3),
+        ("kind", "a: [1", "the cell is not YAML: line", None),
+        ("kind", "- 1", "the cell is a list", None),
+        ("kind", "just text", "the cell is a str", None),
+        ("kind", "# nothing", "the cell is a NoneType", None),
+        ("kind", "a: 2024-01-01", "what JSON cannot", None),
+        ("kind", "a: !!python/object:os.system {}", "the cell is not YAML", None),
+        ("kind --lang sql", "SELECT 1", "no installed plug-in has an SQL task for 'kind'", None),
+        ("cells_stor --lang sql", "SELECT 1", "did you mean cells_store?", None),
+    ],
+)
+def test_a_cell_that_is_no_task_is_told(line: str, body: str, told: str, at: int | None) -> None:
+    with pytest.raises(CellError) as caught:
+        task_of(line, body, there=3)
+    assert told in str(caught.value)
+    if at is not None:
+        assert caught.value.line == at
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("-c a=1", "-c does not go with Python"),
+        ("--config there", "--config does not go with Python"),
+        ("--returns int", "--returns does not go with Python"),
+        ("--name x", "--name does not go with Python"),
+        ("--lang sql", "needs its task type"),
+        ("--lang json", "needs its task type"),
+        ("kind --lang yaml --config there", "--config goes with SQL"),
+        ("kind --returns x:strr", "did you mean str?"),
+    ],
+)
+def test_an_option_that_does_not_go_with_the_language_is_told(line: str, told: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        task_of(line, "{}", there=scripted_task())
+    assert told in str(caught.value)
+
+
+def test_what_the_cells_own_python_raises_passes_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        task_of("", "1 / 0")
+    with pytest.raises(NameError):
+        task_of("", "nobody")
+
+
+def test_the_task_of_a_class_that_is_defined_again_is_the_newest() -> None:
+    def define() -> type:
+        class Again(PythonTask):  # type: ignore[misc,type-arg]
+            pass
+
+        class AgainQuery(SQLTask):  # type: ignore[misc]
+            _TASK_TYPE = "cells_again"
+
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(task_type="cells_again", interface=Interface(), **kwargs)
+
+        return AgainQuery
+
+    first, second = define(), define()
+    assert cells.sql_task_class("cells_again") is second is not first
