@@ -54,6 +54,7 @@ THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 NOT_OURS = re.compile(
     r"Cannot read properties of undefined \(reading 'schema'\)"  # Notebook 7.6, at each start
     r"|Command 'filebrowser:open-path' not registered"  # the same, after JupyterLab was open in the same browser
+    r"|Window name candidate \"null\" already exists"  # JupyterLab, where several pages are open
 )
 
 DEAD_WIDGET = re.compile(r"Error (displaying|creating) widget|Loading widget")

@@ -46,7 +46,9 @@ def make(folder: Path, version: str) -> Path:
     own = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
     pip = [sys.executable, "-m", "pip", "--python", str(python)] if importlib.util.find_spec("pip") else ["uv", "pip"]
     to = [] if importlib.util.find_spec("pip") else ["--python", str(python)]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", *to, f"ipykernel=={version}.*"], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-deps", *to, f"ipykernel=={version}.*"], check=True, stdout=sys.stderr
+    )
     # addsitedir, as a plain line would not read the .pth files there, which an editable install consists of.
     (Path(own) / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return python

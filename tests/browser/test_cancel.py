@@ -113,7 +113,9 @@ def other(request: pytest.FixtureRequest, server: Server, browser: BrowserContex
 
     version = request.param
     if version not in named_kernels():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{VARIABLE} names no interpreter with ipykernel {version}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"{VARIABLE} names no interpreter with ipykernel {version}"
+        )
     name = f"ipykernel-{version}.ipynb"
     new_notebook(server.root / name, "", kernel=version)
     tab = Tab(browser, server)
@@ -130,7 +132,9 @@ def other(request: pytest.FixtureRequest, server: Server, browser: BrowserContex
 @pytest.mark.parametrize("way", WAYS)
 def test_by_click_on_another_ipykernel(other: Notebook, way: str, figure: Callable[[str], None]) -> None:
     other.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
-    cancel_while_busy(other, way, f"lab, ipykernel {other.value('__import__(`ipykernel`).__version__'.replace('`', chr(34)))}", figure)
+    cancel_while_busy(
+        other, way, f"lab, ipykernel {other.value('__import__(`ipykernel`).__version__'.replace('`', chr(34)))}", figure
+    )
 
 
 def test_by_the_stop_button_on_another_ipykernel(other: Notebook) -> None:

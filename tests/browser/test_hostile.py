@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 IMAGE = "<img src=x onerror=window.broken=1>"
 OUT = "</div></table></pre></textarea><script>window.broken=2</script><div data-fa-do=cancel>"
-QUOTE = "\" onmouseover=window.broken=3 x='\" autofocus onfocus=window.broken=4 "
+QUOTE = '" onmouseover=window.broken=3 x=\'" autofocus onfocus=window.broken=4 '
 REMOTE = "<link rel=stylesheet href=https://example.com/a.css><iframe src=https://example.com></iframe>"
 HOSTILE = IMAGE + OUT + QUOTE + REMOTE
 
@@ -60,7 +60,10 @@ def test_of_a_run(nb: Notebook) -> None:
 def test_of_an_end(nb: Notebook) -> None:
     nb.set("out", f"scripted_task(inputs={{'a': str}}, outputs={{'o': str}}, name={HOSTILE!r})")
     nb.value(f"out.script.update(outputs={{'o': {HOSTILE!r}}})")
-    nb.set("fails", f"scripted_task(name={HOSTILE!r}, phases=['FAILED'], message={HOSTILE!r}, links={{{HOSTILE!r}: 'javascript:1'}})")
+    nb.set(
+        "fails",
+        f"scripted_task(name={HOSTILE!r}, phases=['FAILED'], message={HOSTILE!r}, links={{{HOSTILE!r}: 'javascript:1'}})",
+    )
     nb.ok(f"%agent run out a={HOSTILE!r} -o o")
     nb.ok("%agent run fails -b").shows("Failed")
     check(nb)

@@ -21,7 +21,9 @@ def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figu
     tab = open_tab()
     notebook = tab.open("many.ipynb")
     prepare(notebook)
-    notebook.ok("import flyteagent_nb\ndone = scripted_task('noop')\nnothing = [flyteagent_nb.submit(done) for i in range(200)]")
+    notebook.ok(
+        "import flyteagent_nb\ndone = scripted_task('noop')\nnothing = [flyteagent_nb.submit(done) for i in range(200)]"
+    )
     notebook.ok("[run.result() for run in nothing]")
     for i in range(4):
         notebook.ok(f"for run in nothing[{i * EACH}:{(i + 1) * EACH}]: display(run)")
@@ -53,7 +55,9 @@ def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figu
     typing = time.monotonic() - began
     scroller = notebook.root.locator(".jp-WindowedPanel-outer")
     for top in range(0, 8000, 400):
-        scroller.evaluate("(e, top) => new Promise(done => { e.scrollTop = top; requestAnimationFrame(() => done()); })", top)
+        scroller.evaluate(
+            "(e, top) => new Promise(done => { e.scrollTop = top; requestAnimationFrame(() => done()); })", top
+        )
     watched = time.monotonic() - began + answered
     long, frames = page.evaluate("[window.long, window.frames_]")
     worst = max(long, default=0.0)

@@ -55,7 +55,10 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
     busy.shows("stage 2 of 4")
     shown = (background, panel, form, busy)
     saved = notebook.save()
-    ids = [notebook.page.evaluate("e => e.innerText.match(/[0-9a-f]{10}/)[0]", c.output.element_handle()) for c in shown[::3]]
+    ids = [
+        notebook.page.evaluate("e => e.innerText.match(/[0-9a-f]{10}/)[0]", c.output.element_handle())
+        for c in shown[::3]
+    ]
     busy.button("Cancel").click()
     busy.ended()
     notebook.close()
