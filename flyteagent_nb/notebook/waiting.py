@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import signal
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from flyteagent_nb.running.run import Run
+
+_log = logging.getLogger("flyteagent_nb")
 
 LOOK = 0.5
 """Seconds between two looks at the runs where nothing else has to be done meanwhile."""
@@ -74,7 +77,11 @@ class StopGuard:
                 self._stop(runs)
             self._pause(LOOK if self._beat is None else BEAT)
             if self._beat is not None:
-                self._beat(runs)
+                try:
+                    self._beat(runs)
+                except Exception:  # what shows a run must not leave it running unseen: the wait goes on without
+                    self._beat = None
+                    _log.exception("the view of a wait failed")
         if self.stops:
             self._stop(runs)
 

@@ -42,7 +42,8 @@ def click_cancel(cell: Cell) -> float:
         window.addEventListener('pointerup', () => told.clicked = performance.now(), {capture: true, once: true});
         const says = e => /Stopping|Aborted|aborted/.test(e.innerText) && !e.querySelector('button');
         const look = () => {
-          if ([...area.querySelectorAll('[role=status], td')].some(says)) told.said = performance.now(); else requestAnimationFrame(look); };
+          if ([...area.querySelectorAll('[role=status], td')].some(says)) told.said = performance.now();
+          else requestAnimationFrame(look); };
         look(); }""",
         area,
     )

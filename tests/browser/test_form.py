@@ -105,11 +105,12 @@ def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
 
 def test_what_is_typed_outlives_updates_and_its_run_is_cancelled_below(nb: Notebook) -> None:
     nb.ok(TASK)
-    form = nb.ok("%agent form long rows=1 note=''")
+    form = nb.ok("%agent form long rows=1 note='z'")
     form.button("Run").click()
     form.shows("Running").button("Cancel").wait_for()
     note = field(form, "note")
     note.click()
+    nb.page.keyboard.press("End")
     for _ in range(3):  # what is typed goes on where it was, before and after updates
         nb.page.keyboard.type("ab")
         nb.page.keyboard.press("ArrowLeft")
@@ -117,12 +118,12 @@ def test_what_is_typed_outlives_updates_and_its_run_is_cancelled_below(nb: Noteb
         nb.value("[job.script.update(message=str(id(job))) for job in scripted.jobs.values()]")
         nb.value("__import__('flyteagent_nb').get_workspace().runner.find('last').watch(lambda run: None)")
         nb.page.wait_for_function("e => !e.isConnected", arg=before)
-    assert note.input_value() == "aaabbb"
+    assert note.input_value() == "zaaabbb"
     form.button("Cancel").click()
     form.shows("Aborted")
-    assert note.input_value() == "aaabbb"
+    assert note.input_value() == "zaaabbb"
     form.button("Reset").click()
-    expect(note).to_have_value("")
+    expect(note).to_have_value("z")
 
 
 def test_a_form_of_a_cell(nb: Notebook) -> None:

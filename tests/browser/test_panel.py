@@ -93,7 +93,7 @@ def test_an_update_does_not_close_a_list_nor_a_fold(nb: Notebook) -> None:
     phase.click()
     list_ = phase.element_handle()
     nb.value("runs[1].cancel()")
-    nb.ok("until(lambda: runs[1].done)")
+    nb.value("runs[1].exception(30)")
     nb.page.wait_for_timeout(1200)  # two looks of the panel
     assert list_.evaluate("e => e.isConnected")
     nb.page.keyboard.press("Escape")

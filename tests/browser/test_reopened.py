@@ -1,4 +1,4 @@
-"""A notebook that is saved in the middle of a run, and what it shows where it is opened again: it is a page, whatever became of the kernel."""
+"""A notebook that is saved in the middle of a run, and what it shows where it is opened again, whatever became of the kernel."""
 
 from __future__ import annotations
 

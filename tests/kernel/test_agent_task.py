@@ -268,6 +268,11 @@ def test_a_whole_configuration_comes_from_a_variable(kernel: Kernel) -> None:
     assert kernel.value("[(c['database'], c['region']) for c, _ in seen]") == "[('own', 'US'), ('dict', 'mine')]"
 
 
+def test_the_tab_key_offers_the_configurations_fields(kernel: Kernel) -> None:
+    assert kernel.completed("%%agent_task store_query -c da") == ["%%agent_task store_query -c database="]
+    assert "%%agent_task store_query" in kernel.completed("%%agent_task store")
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
