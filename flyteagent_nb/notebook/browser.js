@@ -251,6 +251,7 @@ function start(model) {
       if (!blockOf(control) || keyOf(control) !== key) continue;
       control.focus({ preventScroll: true });
       if (caret) control.setSelectionRange(...caret);
+      focused.caret = caret; // focus() has made us look before it was set
       return;
     }
     focused = null; // the button is gone, as its run has ended; the keys go on from there

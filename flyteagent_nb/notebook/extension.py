@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb import __version__
 from flyteagent_nb.errors import FlyteAgentNBError, TaskStopped
 from flyteagent_nb.loop import prepare_fork
-from flyteagent_nb.notebook import grammar
+from flyteagent_nb.notebook import grammar, render
 from flyteagent_nb.notebook.completion import complete
 from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
@@ -165,6 +165,12 @@ class Extension:
         if isinstance(error, RuntimeError) and not isinstance(error, FlyteAgentNBError) and "event loop" in str(error):
             self._workspace.notice(
                 "hint: %agent nest lets code in a cell run an event loop of its own, inside the kernel's"
+            )
+        if isinstance(error, TaskStopped) and (blocked := self._workspace.blocked_by()):
+            agent, operation, seconds = blocked
+            self._workspace.notice(
+                f"warning: agent '{agent}' has kept the event loop busy for {render.seconds(seconds)} in its `async def {operation}`: "
+                "nothing else, this stop too, gets through to an agent of this kernel until it returns or the kernel is restarted"
             )
         for line in self._workspace.take_notices():
             sys.stderr.write(line + "\n")

@@ -269,3 +269,14 @@ def test_while_the_service_starts_it_ends_the_cell_alone(new_kernel: Callable[[]
     kernel.interrupt()
     assert kernel.finish(message).status in ("error", "ok")  # ok where the machine was fast enough
     assert "serving" in str(kernel.ok("%agent")).lower()
+
+
+def test_an_agent_that_blocks_the_loop_is_named(kernel: Kernel) -> None:
+    kernel.ok("%config FlyteAgentNB.stop_grace = 0.5")
+    kernel.ok("stuck = scripted_task(name='stuck', blocks={'create': 4.0})")
+    cell = stopped(kernel, "%agent run stuck -q", when="flyteagent_nb.get_workspace().blocked_by()")
+    kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
+    assert cell.ename == "TaskStopped" and "goes on in the background" in str(cell)
+    assert "has kept the event loop busy" in cell.stderr and "create" in cell.stderr
+    kernel.ok("flyteagent_nb.get_workspace().runner.find('last').exception(60)")
+    assert open_jobs(kernel) == "[]"
