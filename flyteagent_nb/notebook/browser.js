@@ -182,6 +182,10 @@ function start(model) {
     if (held) send({ do: "release", block: held });
     held = null;
   };
+  const left = (event) => { // not what had the focus before, which it loses after the mouse went down on a list
+    const field = of("[data-fa-filter], [data-fa-field]", event);
+    if (field && blockOf(field).dataset.faBlock === held) release();
+  };
 
   // --- what a person did in a block outlives it: it is replaced as a whole ---
 
@@ -294,14 +298,16 @@ function start(model) {
 
   let queued = false;
   const observer = new MutationObserver((changes) => {
-    if (queued || changes.every((change) => change.target.dataset?.faElapsed !== undefined)) return;
+    if (changes.every((change) => change.target.dataset?.faElapsed !== undefined)) return;
+    if (focused && !focused.element.isConnected) return replaced(); // at once: the next key would be the notebook's
+    if (queued) return;
     queued = true;
     requestAnimationFrame(() => { queued = false; replaced(); });
   });
   observer.observe(document.body, { childList: true, subtree: true });
   const timer = setInterval(tick, 250);
   const listeners = [["pointerdown", down], ["pointerup", up], ["click", clicked], ["keydown", key], ["keyup", remember],
-    ["input", typed], ["change", typed], ["change", release], ["focusout", release], ["focusin", remember], ["scroll", scrolled]];
+    ["input", typed], ["change", typed], ["change", left], ["focusout", left], ["focusin", remember], ["scroll", scrolled]];
   for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
   replaced();
   send({ do: "ready" });

@@ -221,7 +221,7 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
         ("attempt", f"{s.attempt} of {s.attempts}" if s.attempts > 1 else ""),
         ("message", s.message),
         ("error code", s.error_code),
-        ("error", str(s.error) if s.error is not None else ""),
+        ("error", "\n".join([s.error.message, *s.error.details()]) if s.error is not None else ""),
         *((f"log {name}", uri) for name, uri in s.log_links),
         ("custom info", _mapping(s.custom_info) if s.custom_info else ""),
         *(("note", note) for note in s.notes),
@@ -244,7 +244,7 @@ def _mapping(value: Mapping[str, Any]) -> str:
 
 def run_row(s: RunSnapshot, now: float) -> tuple[str, ...]:
     """A run as a row under RUN_COLUMNS."""
-    message = s.error.message if s.error is not None else s.message
+    message = (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.message
     phase = " ".join(look(s)[:2]) + (f" (try {s.attempt} of {s.attempts})" if s.attempts > 1 else "")
     return (s.id, s.name, s.task_type, phase, seconds(s.elapsed), render.ago(s.submitted, now), clip(message, 80))
 

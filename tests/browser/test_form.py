@@ -121,7 +121,7 @@ def test_what_is_typed_outlives_updates_and_its_run_is_cancelled_below(nb: Noteb
     assert note.input_value() == "zaaabbb"
     form.button("Cancel").click()
     form.shows("Aborted")
-    assert note.input_value() == "zaaabbb"
+    expect(note).to_have_value("zaaabbb")
     form.button("Reset").click()
     expect(note).to_have_value("z")
 
