@@ -9,7 +9,6 @@ import atexit
 import collections
 import concurrent.futures
 import contextlib
-import importlib.util
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,10 +143,6 @@ class Workspace:
 
     def _open(self, opened: concurrent.futures.Future[None]) -> None:
         try:
-            # flytekit makes lazy modules of these, and a lazy module that two threads load at once stays half of one for good.
-            for library in ("pandas", "pyarrow"):
-                if importlib.util.find_spec(library) is not None:
-                    importlib.import_module(library)
             import flytekit  # noqa: F401 - first, so that the catalogue has taken over before anything uses it
 
             get_loop_thread().run(self._start())

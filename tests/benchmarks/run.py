@@ -5,6 +5,7 @@ Every figure is a ratio against a named peer, measured in turns in one process, 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import sys
@@ -13,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROUNDS, CALLS = 7, 200
 
@@ -205,40 +206,39 @@ agents.sync_task()(a=1)
 """
 
 
-def start() -> None:
+def run(client: Any, code: str, expression: str = "0") -> Any:
+    reply = client.execute_interactive(
+        code, user_expressions={"x": expression}, output_hook=lambda m: None, timeout=120
+    )
+    content = reply["content"]
+    if content["status"] != "ok":
+        raise SystemExit("\n".join(content.get("traceback", [])))
+    return content["user_expressions"]["x"]["data"]["text/plain"]
+
+
+@contextlib.contextmanager
+def kernel() -> Iterator[Any]:
     from jupyter_client.manager import start_new_kernel
 
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def start() -> None:
     blocked, first, bare_import = [], [], []
     for _ in range(3):
-        manager, client = start_new_kernel(kernel_name="python3")
-        try:
-
-            def run(code: str, expression: str = "0", client: Any = client) -> Any:
-                reply = client.execute_interactive(
-                    code, user_expressions={"x": expression}, output_hook=lambda m: None, timeout=120
-                )
-                content = reply["content"]
-                if content["status"] != "ok":
-                    raise SystemExit("\n".join(content.get("traceback", [])))
-                return content["user_expressions"]["x"]["data"]["text/plain"]
-
+        with kernel() as client:
             began = time.perf_counter()
-            blocked.append(float(run(START, "blocked")))
-            run(FIRST.format(folder=__file__.rpartition("/")[0]))
+            blocked.append(float(run(client, START, "blocked")))
+            run(client, FIRST.format(folder=__file__.rpartition("/")[0]))
             first.append(time.perf_counter() - began)
-        finally:
-            client.stop_channels()
-            manager.shutdown_kernel(now=True)
-        manager, client = start_new_kernel(kernel_name="python3")
-        try:
-            bare_import.append(
-                float(
-                    run("import time\nb = time.perf_counter()\nimport flytekit, grpc\nb = time.perf_counter() - b", "b")
-                )
-            )
-        finally:
-            client.stop_channels()
-            manager.shutdown_kernel(now=True)
+        with kernel() as client:
+            imports = "import time\nb = time.perf_counter()\nimport flytekit, grpc\nb = time.perf_counter() - b"
+            bare_import.append(float(run(client, imports, "b")))
     show("%load_ext blocks", min(blocked), "import flytekit, grpc", min(bare_import), "100 ms")
     show("fresh kernel: %load_ext to the first result", min(first), "import flytekit, grpc", min(bare_import), "-")
 

@@ -86,10 +86,22 @@ def open_tab(server: Server, browser: BrowserContext) -> Iterator[Callable[..., 
     assert not problems
 
 
-@pytest.fixture(scope="package", params=["lab", "notebook"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test runs in JupyterLab; those that ask for it run in Notebook 7 too."""
+    if "app" in metafunc.fixturenames:
+        apps = ["lab", "notebook"] if "each_app" in metafunc.fixturenames else ["lab"]
+        metafunc.parametrize("app", apps, indirect=True, scope="package")
+
+
+@pytest.fixture(scope="package")
 def app(request: pytest.FixtureRequest) -> str:
-    """JupyterLab, then Notebook 7."""
+    """``lab`` or ``notebook``."""
     return str(request.param)
+
+
+@pytest.fixture
+def each_app() -> None:
+    """For the tests that run in both."""
 
 
 @pytest.fixture(scope="package")

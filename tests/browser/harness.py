@@ -275,7 +275,8 @@ class Notebook:
 
     def activate(self) -> None:
         """Make it the one that commands and keys go to."""
-        self.evaluate("panel => { window.jupyterapp.shell.activateById(panel.id); panel.content.activate(); }")
+        self.evaluate("panel => window.jupyterapp.shell.activateById(panel.id)")
+        self.page.wait_for_function(f"path => window.jupyterapp.shell.currentWidget === ({PANEL})(path)", arg=self.name)
 
     # --- cells ---
 
@@ -290,11 +291,11 @@ class Notebook:
         """Add a cell at the end and run it as the toolbar does; its end is not waited for."""
         number = self.evaluate(
             """(panel, source) => { const nb = panel.content, m = nb.model.sharedModel, n = m.cells.length;
-            m.insertCell(n, {cell_type: 'code', source}); nb.deselectAll(); nb.activeCellIndex = n;
-            window.jupyterapp.shell.activateById(panel.id);
-            void window.jupyterapp.commands.execute('notebook:run-cell'); return n; }""",
+            m.insertCell(n, {cell_type: 'code', source}); nb.deselectAll(); nb.activeCellIndex = n; return n; }""",
             code,
         )
+        self.activate()
+        self.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
         cell = Cell(self, number)
         self.page.wait_for_function(
             f"([path, n]) => /\\d|\\*/.test(({PANEL})(path).content.widgets[n].node.querySelector('.jp-InputPrompt').innerText)",
@@ -388,7 +389,7 @@ class Cell:
 
     def shows(self, text: str, *, limit: float = LIMIT) -> Cell:
         """Wait until ``text`` stands under it."""
-        self.output.get_by_text(text).first.wait_for(timeout=limit * 1000)
+        self.output.get_by_text(text).locator("visible=true").first.wait_for(timeout=limit * 1000)
         return self
 
     def button(self, name: str) -> Locator:

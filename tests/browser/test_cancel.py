@@ -53,9 +53,10 @@ def click_cancel(cell: Cell) -> float:
     return float(taken["said"] - taken["clicked"])
 
 
+@pytest.mark.usefixtures("each_app")
 @pytest.mark.parametrize("way", WAYS)
 def test_by_click_while_the_cell_is_busy(nb: Notebook, app: str, way: str, figure: Callable[[str], None]) -> None:
-    cancel_while_busy(nb, way, f"{app}, ipykernel of this environment", figure)
+    cancel_while_busy(nb, way, app, figure)
 
 
 def cancel_while_busy(nb: Notebook, way: str, where: str, figure: Callable[[str], None]) -> None:
@@ -94,9 +95,9 @@ def test_by_click_while_another_cell_waits(nb: Notebook) -> None:
     assert nb.value("scripted.open_jobs, scripted.count('delete')") == "([], 2)"
 
 
-@pytest.mark.parametrize("way", ["%agent run", "a call"])
-def test_by_the_stop_button(nb: Notebook, way: str) -> None:
-    cell = nb.start(WAYS[way])
+@pytest.mark.usefixtures("each_app")
+def test_by_the_stop_button(nb: Notebook) -> None:
+    cell = nb.start("slow(a=1)")
     cell.button("Cancel").wait_for()
     nb.stop()
     cell.shows("Aborted", limit=SOON / 1000).ended()
@@ -130,14 +131,12 @@ def other(request: pytest.FixtureRequest, server: Server, browser: BrowserContex
     assert not problems
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["%agent run", "a call", "an async cell"])
 def test_by_click_on_another_ipykernel(other: Notebook, way: str, figure: Callable[[str], None]) -> None:
     other.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
-    cancel_while_busy(
-        other, way, f"lab, ipykernel {other.value('__import__(`ipykernel`).__version__'.replace('`', chr(34)))}", figure
-    )
+    cancel_while_busy(other, way, f"lab, {other.name.removesuffix('.ipynb')}", figure)
 
 
 def test_by_the_stop_button_on_another_ipykernel(other: Notebook) -> None:
     other.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
-    test_by_the_stop_button(other, "a call")
+    test_by_the_stop_button(other)

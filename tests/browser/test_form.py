@@ -47,6 +47,7 @@ def fill(form: Cell) -> None:
     field(form, "dry").check()
 
 
+@pytest.mark.usefixtures("each_app")
 def test_it_runs_the_task_with_what_was_typed(nb: Notebook, form: Cell) -> None:
     fill(form)
     form.button("Run").click()
@@ -79,6 +80,7 @@ def test_what_is_wrong_stands_beside_its_field(nb: Notebook, form: Cell) -> None
     expect(field(form, "tags")).not_to_have_attribute("aria-invalid", "true")
 
 
+@pytest.mark.usefixtures("each_app")
 def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
     fill(form)
     before = nb.evaluate("panel => panel.content.widgets.length")

@@ -8,32 +8,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from browser.harness import Server, Tab
+    from browser.harness import Notebook
 
 EACH = 50
 """Outputs of a cell that JupyterLab shows before it folds the rest."""
 
 
-def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figure: Callable[[str], None]) -> None:
-    from browser.harness import new_notebook, prepare
-
-    new_notebook(server.root / "many.ipynb", "")
-    tab = open_tab()
-    notebook = tab.open("many.ipynb")
-    prepare(notebook)
-    notebook.ok(
+def test_the_page_stays_quick(nb: Notebook, figure: Callable[[str], None]) -> None:
+    nb.ok(
         "import flyteagent_nb\ndone = scripted_task('noop')\nnothing = [flyteagent_nb.submit(done) for i in range(200)]"
     )
-    notebook.ok("[run.result() for run in nothing]")
+    nb.ok("[run.result() for run in nothing]")
     for i in range(4):
-        notebook.ok(f"for run in nothing[{i * EACH}:{(i + 1) * EACH}]: display(run)")
+        nb.ok(f"for run in nothing[{i * EACH}:{(i + 1) * EACH}]: display(run)")
     for _ in range(2):
-        notebook.ok(f"for i in range({EACH}): display(flyteagent_nb.submit(slow, a=i))")
-    panel = notebook.ok("%agent")
+        nb.ok(f"for i in range({EACH}): display(flyteagent_nb.submit(slow, a=i))")
+    panel = nb.ok("%agent")
     panel.shows("100 running")
-    page = notebook.page
-    assert notebook.root.get_by_role("status").filter(has_text="Succeeded").count() >= 200
-    assert notebook.root.locator("[data-fa-block]").count() == 101
+    page = nb.page
+    assert nb.root.get_by_role("status").filter(has_text="Succeeded").count() >= 200
+    assert nb.root.locator("[data-fa-block]").count() == 101
 
     page.evaluate(
         """() => { window.long = []; window.frames_ = [];
@@ -43,7 +37,7 @@ def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figu
         requestAnimationFrame(frame); }"""
     )
     began = time.monotonic()
-    cell = notebook.start("1 + 1")
+    cell = nb.start("1 + 1")
     cell.ended()
     answered = time.monotonic() - began
     editor = cell.root.locator(".cm-content")
@@ -53,7 +47,7 @@ def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figu
     page.keyboard.type(typed)
     page.wait_for_function("([e, t]) => e.innerText.includes(t.trim())", arg=[editor.element_handle(), typed])
     typing = time.monotonic() - began
-    scroller = notebook.root.locator(".jp-WindowedPanel-outer")
+    scroller = nb.root.locator(".jp-WindowedPanel-outer")
     for top in range(0, 8000, 400):
         scroller.evaluate(
             "(e, top) => new Promise(done => { e.scrollTop = top; requestAnimationFrame(() => done()); })", top
@@ -70,6 +64,5 @@ def test_the_page_stays_quick(server: Server, open_tab: Callable[..., Tab], figu
     assert sum(long) < watched * 1000 * 0.5
     panel.button("Cancel all").click()
     panel.shows("100 aborted", limit=30)
-    assert notebook.value("len(scripted.open_jobs), scripted.count('delete')") == "(0, 100)"
-    notebook.root.locator("[data-fa-block]").nth(1).wait_for(state="detached")  # the panel is left
-    notebook.close()
+    assert nb.value("len(scripted.open_jobs), scripted.count('delete')") == "(0, 100)"
+    nb.root.locator("[data-fa-block]").nth(1).wait_for(state="detached")  # the panel is left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def test_it_lists_and_filters(nb: Notebook) -> None:
     )  # no key was a command
 
 
+@pytest.mark.usefixtures("each_app")
 def test_it_cancels_one_and_all(nb: Notebook) -> None:
     panel = start(nb)
     panel.output.get_by_role("button", name="of alpha").click()

@@ -6,7 +6,6 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-import pytest
 from scripted_tasks import until
 
 from browser.harness import Notebook, new_notebook, prepare
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 AFTERWARDS = """
 import threading, pathlib
-run = flyteagent_nb.get_workspace().runner.find('last')
+run = flyteagent_nb.get_workspace().runner.runs()[-1]
 def end(go, gone):
     until(lambda: pathlib.Path(go).exists())
     run.cancel()
@@ -73,8 +72,8 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
     del content["metadata"]["kernelspec"]
     bare.write_text(json.dumps(content))
 
-    for app, path, kernel in (("lab", copy, True), ("notebook", copy, True), ("lab", bare, False)):
-        tab = open_tab(app)
+    for path, kernel in ((copy, True), (bare, False)):
+        tab = open_tab()
         again = tab.open(path.name, kernel=kernel)
         cells = cells_of(again, *(cell.number for cell in shown))
         for cell, run_id in zip(cells[::3], ids, strict=True):
@@ -88,50 +87,34 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
             again.close()
 
 
-def test_opened_again_it_shows_the_end(server: Server, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
+def test_opened_again_it_shows_what_became_of_it(server: Server, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     go, gone = tmp_path / "go", tmp_path / "gone"
     first = open_tab()
     notebook = opened(server, first, "closed.ipynb")
-    cell = notebook.ok("%agent run slow a=1 -b")
-    cell.shows("stage 2 of 4")
     notebook.ok("import flyteagent_nb")
+    ends = notebook.ok("%agent run slow a=1 -b")
+    goes_on = notebook.ok("%agent run slow a=2 -b")
+    panel = notebook.ok("%agent")
+    for cell in (ends, goes_on, panel):
+        cell.shows("stage 2 of 4")
     notebook.ok(AFTERWARDS.format(go=str(go), gone=str(gone)))
     notebook.save()
     first.page.goto("about:blank")
     go.touch()
     until(gone.exists)
 
-    second = open_tab()
-    again = second.open(notebook.name)
-    (cell,) = cells_of(again, cell.number)
-    cell.shows("Aborted", limit=10)
-    assert cell.html.locator("button").count() == 0
-    again.close()
-
-
-@pytest.mark.parametrize("app", ["lab", "notebook"])
-def test_opened_again_while_it_goes_on_it_is_live(server: Server, open_tab: Callable[..., Tab], app: str) -> None:
-    first = open_tab(app)
-    notebook = opened(server, first, f"open-{app}.ipynb")
-    notebook.ok("import flyteagent_nb")
-    cell = notebook.ok("%agent run slow a=1 -b")
-    cell.shows("stage 2 of 4")
-    panel = notebook.ok("%agent")
-    panel.shows("Serving")
-    notebook.save()
-    first.page.goto("about:blank")
-
-    second = open_tab(app)
-    again = second.open(notebook.name)
-    cell, panel = cells_of(again, cell.number, panel.number)
-    cell.button("Cancel").wait_for()
+    again = open_tab().open(notebook.name)
+    ends, goes_on, panel = cells_of(again, ends.number, goes_on.number, panel.number)
+    ends.shows("Aborted", limit=10)
+    assert ends.html.locator("button").count() == 0
+    panel.shows("1 aborted", limit=10)
     again.value("[job.script.update(message='stage 3 of 4') for job in scripted.jobs.values()]")
-    cell.shows("stage 3 of 4", limit=15)
+    goes_on.shows("stage 3 of 4", limit=15)
     panel.shows("stage 3 of 4", limit=15)
-    cell.button("Cancel").click()
-    cell.shows("Aborted", limit=10)
-    panel.shows("Aborted", limit=10)
-    assert again.value("scripted.open_jobs, scripted.count('delete')") == "([], 1)"
+    goes_on.button("Cancel").click()
+    goes_on.shows("Aborted", limit=10)
+    panel.shows("2 aborted", limit=10)
+    assert again.value("scripted.open_jobs, scripted.count('delete')") == "([], 2)"
     again.close()
 
 

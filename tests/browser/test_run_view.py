@@ -8,6 +8,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+@pytest.mark.usefixtures("each_app")
 def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, pictures: Path) -> None:
     nb.set("timed", "job_of(4.0)")
     pid = int(nb.value("__import__('os').getpid()"))
@@ -107,6 +110,7 @@ def test_a_narrow_page_holds_it(nb: Notebook) -> None:
         nb.page.set_viewport_size(before)
 
 
+@pytest.mark.usefixtures("each_app")
 def test_many_ticks_do_not_lose_the_focus(nb: Notebook) -> None:
     """Tab reaches Cancel, the focus outlives updates, Enter cancels, and then the notebook has it again."""
     nb.set("timed", "job_of(300.0)")
