@@ -105,7 +105,7 @@ def form_html(
     rows = "".join(controls.row(field) for field in fields)
     # JupyterLab takes a letter that is typed into a box or a list for a command of the notebook, unless it is told not to.
     return (
-        f'<div data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}" '
+        f'<div data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.3f}" '
         f'data-lm-suppress-shortcuts="true"><div class="fnb-box" role="form" aria-label="Inputs of {escape(title)}" '
         f'style="{FRAME}">{head}<div class="fnb-still">{table}</div>'
         f'<div class="fnb-live" style="display:none">{rows}{_foot(fields, errors, busy)}</div></div>{_under(below)}</div>'

@@ -300,7 +300,7 @@ class Page:
         """A page has a block, made at that time; give it a newer one."""
         block, ended = self._blocks.get(block_id), self._ended.get(block_id)
         if ended is not None:
-            self._browser.send({"block": ended.id, "html": ended.html(""), "at": round(time.time(), 1)})
+            self._browser.send({"block": ended.id, "html": ended.html(""), "at": round(time.time(), 3)})
         elif block is not None and isinstance(at, (int, float)) and at < block.made - OLD:
             block.loaded = True
             self._refresh(block)
@@ -311,7 +311,7 @@ class Page:
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
         block.made = made
         if self._browser is not None and update and (block.loaded or not live):
-            self._browser.send({"block": block.id, "html": data["text/html"], "at": round(made, 1)})
+            self._browser.send({"block": block.id, "html": data["text/html"], "at": round(made, 3)})
         self._shell.display_pub.publish(data=data, metadata={}, transient={"display_id": block.id}, update=update)
 
     def _guarded(self, work: Callable[[], object]) -> None:

@@ -257,7 +257,7 @@ def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
         kernel: marks what acts on this kernel; empty where nothing could: then there are no controls.
         block: the block's display id.
     """
-    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.1f}"'
+    marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.3f}"'
     inner = (_head(state), _broken(state), _runs(state, kernel), _agents(state), _calls_table(state))
     at = f"as of {_clock(state.now, state.now, '%Y-%m-%d %H:%M:%S')}: %agent shows it as it is now"
     return (

@@ -116,7 +116,7 @@ def run_html(
 def frame(inner: str, kernel: str, block: str) -> str:
     """A block's outermost element."""
     marks = (
-        f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.1f}"'
+        f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{time.time():.3f}"'
         if kernel
         else ""
     )

@@ -54,6 +54,7 @@ THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 NOT_OURS = re.compile(
     r"Cannot read properties of undefined \(reading 'schema'\)"  # Notebook 7.6, at each start
     r"|Command 'filebrowser:open-path' not registered"  # the same, after JupyterLab was open in the same browser
+    r"|\"stream.stderr\" is not valid JSON"  # the server, which replays what a kernel said while it was restarted
     r"|Window name candidate \"null\" already exists"  # JupyterLab, where several pages are open
 )
 
@@ -216,6 +217,7 @@ class Tab:
 
     def open_beside(self, name: str) -> Notebook:
         """Open another notebook in the same JupyterLab."""
+        self.page.evaluate("() => { window.jupyterapp.shell.mode = 'multiple-document'; }")
         self.command("docmanager:open", {"path": name, "factory": "Notebook", "options": {"mode": "split-right"}})
         return self._opened(name, True)
 
@@ -289,13 +291,13 @@ class Notebook:
 
     def start(self, code: str) -> Cell:
         """Add a cell at the end and run it as the toolbar does; its end is not waited for."""
+        self.activate()
         number = self.evaluate(
             """(panel, source) => { const nb = panel.content, m = nb.model.sharedModel, n = m.cells.length;
-            m.insertCell(n, {cell_type: 'code', source}); nb.deselectAll(); nb.activeCellIndex = n; return n; }""",
+            m.insertCell(n, {cell_type: 'code', source}); nb.deselectAll(); nb.activeCellIndex = n;
+            void window.jupyterapp.commands.execute('notebook:run-cell'); return n; }""",
             code,
         )
-        self.activate()
-        self.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
         cell = Cell(self, number)
         self.page.wait_for_function(
             f"([path, n]) => /\\d|\\*/.test(({PANEL})(path).content.widgets[n].node.querySelector('.jp-InputPrompt').innerText)",
