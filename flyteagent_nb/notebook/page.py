@@ -6,6 +6,7 @@ at most ten times a second, and sends it. A block that has come to its end is se
 
 from __future__ import annotations
 
+import atexit
 import collections
 import logging
 import sys
@@ -102,7 +103,7 @@ class Page:
         self._commands: collections.deque[Callable[[], object]] = collections.deque()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._halted = False
         self._browser: Any = None
         self._pump: Pump | None = None
         self._acts: dict[str, Callable[[dict[str, Any]], object]] = {}
@@ -156,6 +157,7 @@ class Page:
 
     def close(self) -> None:
         """End the thread and the widget; what is shown stays, without what could act."""
+        atexit.unregister(self._halt)
         for block in tuple(self._blocks.values()):
             block.close()
         self._closed = True
@@ -191,10 +193,18 @@ class Page:
         self._start()
         self._wake.set()
 
+    def _halt(self) -> None:
+        """End the thread at once; nothing is sent any more."""
+        self._closed = self._halted = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
     # --- the page's thread ---
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
+            atexit.register(self._halt)  # at exit ipykernel's sockets are no longer safe to share
             self._thread = threading.Thread(target=self._main, name="flyteagent_nb-page", daemon=True)
             self._thread.start()
 
@@ -206,7 +216,8 @@ class Page:
             while self._commands:
                 self._guarded(self._commands.popleft())
             pause = self._update()
-        self._update()
+        if not self._halted:
+            self._update()
 
     def _update(self) -> float | None:
         """Send what has changed and may be sent; the seconds until something else may."""
