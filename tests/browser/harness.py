@@ -52,7 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 NOT_OURS = re.compile(
-    r"Cannot read properties of undefined \(reading 'schema'\)"  # Notebook 7.6, at each start
+    # Notebook 7.6 at each start; and what a front end says of the message that a kernel was sending when it was ended.
+    r"Cannot read properties of undefined \(reading 'schema'\)|Kernel message validation error: Unexpected token"
     r"|Command 'filebrowser:open-path' not registered"  # the same, after JupyterLab was open in the same browser
     r"|\"stream.stderr\" is not valid JSON"  # the server, which replays what a kernel said while it was restarted
     r"|Window name candidate \"null\" already exists"  # JupyterLab, where several pages are open
