@@ -427,15 +427,15 @@ def prepare(notebook: Notebook) -> None:
 
 
 @contextlib.contextmanager
-def chromium(**options: Any) -> Iterator[BrowserContext]:
-    """A headless browser, with one context: what a page has loaded, the next one has at once."""
+def chromium(scale: float = 1.0) -> Iterator[BrowserContext]:
+    """A headless browser, with one context: what a page has loaded, the next one has at once. ``scale`` is pixels by CSS pixel."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(), headless=True, args=list(CHROMIUM_ARGUMENTS), **options
+            executable_path=find_chromium(), headless=True, args=list(CHROMIUM_ARGUMENTS)
         )
-        context = browser.new_context(viewport={"width": 1300, "height": 900})
+        context = browser.new_context(viewport={"width": 1300, "height": 900}, device_scale_factor=scale)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         try:
             yield context
