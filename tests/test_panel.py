@@ -207,7 +207,11 @@ def test_filters_are_made_of_the_phases_that_are_there() -> None:
 
 def test_only_what_is_live_can_be_cancelled() -> None:
     seen = live(state(snapshot(1), succeeded(2), snapshot(3, stopping=True)))
-    assert [a["data-fa-id"] for a in seen.having("data-fa-do") if a["data-fa-do"] == "cancel"] == ["0000000001"]
+    cancels = [a for a in seen.having("data-fa-do") if a["data-fa-do"] == "cancel"]
+    assert [(a["data-fa-id"], a.get("aria-disabled")) for a in cancels] == [
+        ("0000000001", None),
+        ("0000000003", "true"),
+    ]
     assert len([a for a in seen.having("aria-disabled") if a["aria-disabled"] == "true"]) == 1
     assert len([a for a in seen.having("data-fa-do") if a["data-fa-do"] == "cancel-all"]) == 1
     assert "cancel-all" not in panel_html(state(snapshot(1), succeeded(2)), kernel="k1", block="b1")

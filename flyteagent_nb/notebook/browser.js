@@ -5,7 +5,7 @@ const STYLE = `
 .fnb-box { border-color: var(--jp-border-color2, #8884) !important; background: var(--jp-layout-color1, transparent) !important; }
 .fnb-soft { color: var(--jp-ui-font-color2, #7a7a7a) !important; }
 .fnb-rule, .fnb-rule td, .fnb-rule th { border-color: var(--jp-border-color2, #8884) !important; }
-.fnb-wait { color: var(--jp-warn-color0, #b3690a) !important; } .fnb-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }
+.fnb-wait { color: color-mix(in srgb, var(--jp-warn-color0, #b3690a) 80%, #000) !important; } .fnb-bg-wait { background-color: var(--jp-warn-color1, #b3690a) !important; }
 .fnb-run { color: var(--jp-brand-color0, #1f7fd0) !important; } .fnb-bg-run { background-color: var(--jp-brand-color1, #1f7fd0) !important; }
 .fnb-ok { color: var(--jp-success-color0, #2c8c3c) !important; } .fnb-bg-ok { background-color: var(--jp-success-color1, #2c8c3c) !important; }
 .fnb-bad { color: var(--jp-error-color0, #d8453c) !important; } .fnb-bg-bad { background-color: var(--jp-error-color1, #d8453c) !important; }

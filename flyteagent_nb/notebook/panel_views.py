@@ -244,7 +244,7 @@ _FIXED = f"font-family:monospace;color:{GREY}"
 _RIGHT = "padding:0 12px 0 0;text-align:right;white-space:nowrap"
 # These two stay in sight where the table is larger than its box. Only a page that runs our widget has their colour; a page that
 # has not leaves them where they are.
-_ACT = "padding:0;text-align:right;position:sticky;right:0;background:var(--jp-layout-color1)"
+_ACT = "padding:0 0 0 10px;text-align:right;position:sticky;right:0;background:var(--jp-layout-color1)"
 _STAYS = "position:sticky;top:0;z-index:1;background:var(--jp-layout-color1)"
 _TRACK = "background:#8882;border-radius:2px;height:8px"
 

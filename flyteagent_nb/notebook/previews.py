@@ -47,11 +47,14 @@ def _output_html(name: str, value: Any) -> str:
     table = _table(value)
     if table is not None:
         told, columns, rows = table
-        head = "".join(f'<th style="{_CELL};color:{GREY}">{escape(c)}</th>' for c in columns)
-        body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{escape(c)}</td>' for c in row) + "</tr>" for row in rows)
+        head = "".join(f'<th class="fnb-soft" style="{_CELL};color:{GREY}">{escape(c)}</th>' for c in columns)
+        body = "".join(
+            '<tr style="background:none">' + "".join(f'<td style="{_CELL}">{escape(c)}</td>' for c in row) + "</tr>"
+            for row in rows
+        )
         return (
             f"<div>{label}{escape(told)}</span>"
-            '<table style="font-size:12px;font-variant-numeric:tabular-nums">'
+            '<table style="font-size:12px;font-variant-numeric:tabular-nums;margin:2px 0">'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     return f"<div>{label}</span>{escape(_told(value))}</div>"

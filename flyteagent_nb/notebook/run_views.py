@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render
-from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, look_of, seconds, span
+from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, look_of, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,10 +82,10 @@ def run_html(
     if s.agent:
         foot.append(f"{s.agent} on {s.service}" if s.service != "kernel" else s.agent)
     told = phases_text(s) if s.done and len(s.phases) > 1 else ""
-    left = [span(told, _SMALL)] if told else []
+    left = [f'<span class="fnb-soft" style="{_SMALL}">{escape(told)}</span>'] if told else []
     if s.message and s.error is None and not s.done:
         left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
-    right = [link(name, uri) for name, uri in s.log_links]
+    right = [f'<span style="overflow-wrap:anywhere">{link(name, uri)}</span>' for name, uri in s.log_links]
     right += [f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
     right.append(f'<span class="fnb-soft" style="{MONO}">{escape(s.id)}</span>')
     if live and attach:
@@ -125,13 +125,11 @@ def frame(inner: str, kernel: str, block: str) -> str:
 
 def cancel_button(s: RunSnapshot) -> str:
     """The button that cancels a run; it asks nothing."""
-    stopping = (
-        ' aria-disabled="true"'
-        if s.stopping
-        else f' data-fa-do="cancel" data-fa-id="{escape(s.id)}" data-fa-busy="Stopping"'
-    )
+    # It does the same in both states, as the page knows it by that, and keeps the focus on it.
+    state = ' aria-disabled="true"' if s.stopping else ' data-fa-busy="Stopping"'
     return (
-        f'<button {_BUTTON}{stopping} aria-label="Cancel run {escape(s.id)} of {escape(s.name)}">'
+        f'<button {_BUTTON} data-fa-do="cancel" data-fa-id="{escape(s.id)}"{state} '
+        f'aria-label="Cancel run {escape(s.id)} of {escape(s.name)}">'
         f"{'Stopping' if s.stopping else 'Cancel'}</button>"
     )
 
@@ -278,8 +276,8 @@ def group_html(
     for s in snapshots[:shown]:
         sign, word, colour, kind = look(s)
         rows.append(
-            "<tr>"
-            f'<td style="{_ROW}">{escape(s.name)}</td>'
+            f'<tr style="{_TR}">'
+            f'<td style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis" title="{escape(s.name)}">{escape(s.name)}</td>'
             f'<td class="fnb-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
             f'<td class="fnb-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
             f'<td style="{_ROW};width:46%;min-width:160px">{lane(s, began, end)}</td>'
@@ -287,13 +285,12 @@ def group_html(
             f"<td>{cancel_button(s) if kernel and not s.done else ''}</td></tr>"
         )
         if s.error is not None:
-            rows.append(
-                f'<tr><td colspan="6" style="{_ROW};white-space:normal">{escape(clip(s.error.message, 300))}</td></tr>'
-            )
+            told = escape(clip(s.error.message, 300))
+            rows.append(f'<tr style="{_TR}"><td colspan="6" style="{_ROW};white-space:normal">{told}</td></tr>')
     more = len(snapshots) - shown
     if more > 0:
         rows.append(
-            f'<tr><td colspan="6" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
+            f'<tr style="{_TR}"><td colspan="6" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
         )
     head = (
         f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'
@@ -301,12 +298,14 @@ def group_html(
         f'<span class="fnb-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
     return frame(
-        f'{head}<table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">{"".join(rows)}</table>',
+        f'{head}<div style="overflow-x:auto"><table style="width:100%;table-layout:auto;font-size:13px;margin:4px 0 0">'
+        f"{''.join(rows)}</table></div>",
         kernel,
         block,
     )
 
 
+_TR = "background:none"  # JupyterLab's stripes would be the darker half of a frame
 _ROW = "padding:2px 12px 2px 0;text-align:left;border:0;white-space:nowrap"
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
     from browser.harness import Cell, Notebook
+
+expect = pytest.importorskip("playwright.sync_api").expect
 
 TASK = """
 import enum, datetime, typing
@@ -33,7 +36,7 @@ def form(nb: Notebook) -> Cell:
     return cell
 
 
-def field(form: Cell, name: str) -> Locator:  # noqa: F821
+def field(form: Cell, name: str) -> Locator:
     return form.output.locator(f"[data-fa-field][name={name}]")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from browser.harness import Cell, Notebook
+
+expect = pytest.importorskip("playwright.sync_api").expect
 
 
 def rows(panel: Cell) -> list[str]:

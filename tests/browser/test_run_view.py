@@ -95,7 +95,9 @@ def test_a_narrow_page_holds_it(nb: Notebook) -> None:
     assert before is not None
     try:
         nb.page.set_viewport_size({"width": 500, "height": 900})
-        for code in (f"%agent run wide {long}=1 -b", f"%agent form wide {long}=1", "%agent"):
+        nb.ok(f"@workflow\ndef flow_of_wide(a: int):\n    wide({long}=a)")
+        codes = (f"%agent run wide {long}=1 -b", f"%agent form wide {long}=1", "%agent", "flow_of_wide(a=1)")
+        for code in codes:
             over = nb.page.evaluate(
                 """area => { const frame = area.querySelector('.jp-RenderedHTML > *'), scrolls = frame.parentElement;
                 const right = Math.min(frame.getBoundingClientRect().right, area.getBoundingClientRect().right) + 1;
@@ -103,10 +105,11 @@ def test_a_narrow_page_holds_it(nb: Notebook) -> None:
                   const box = e.getBoundingClientRect(), inside = e.parentElement.closest('[style*=overflow]:not([style*=overflow-wrap])');
                   return box.width > 1 && box.right > right && !(inside && frame.contains(inside)); });
                 return [scrolls.scrollWidth > scrolls.clientWidth, ...over.map(e => e.outerHTML.slice(0, 200))]; }""",
-                nb.ok(code).shows("aaaaa").output.element_handle(),
+                nb.start(code).shows("aaaaa").output.element_handle(),
             )
             assert over == [False], code
     finally:
+        nb.stop()
         nb.page.set_viewport_size(before)
 
 
