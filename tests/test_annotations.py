@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import enum
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars
+import pyarrow as pa
 import pytest
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
@@ -28,7 +31,7 @@ class Colour(enum.Enum):
     RED = "red"
 
 
-NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine", "np": np}
+NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine", "np": np, "table_library": polars}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,20 @@ NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine"
         ("timedelta", datetime.timedelta),
         ("Any", Any),
         ("None", type(None)),
+        ("datetime.datetime", datetime.datetime),
+        ("datetime.timedelta", datetime.timedelta),
+        ("pa.Table", pa.Table),
+        ("pyarrow.Table", pa.Table),
+        ("polars.DataFrame", polars.DataFrame),
+        ("polars.LazyFrame", polars.LazyFrame),
+        ("pandas.DataFrame", pd.DataFrame),
+        ("pd.DataFrame", pd.DataFrame),
+        ("dict[str, pa.Table]", dict[str, pa.Table]),
+        ("arrow", pa.Table),
+        ("polars", polars.DataFrame),
+        ("pandas", pd.DataFrame),
+        ("table_library", polars.DataFrame),
+        ("table_library.Series", polars.Series),
     ],
 )
 def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
@@ -67,6 +84,8 @@ def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
         ("mine", "did you mean Mine?"),
         ("Datafrane", "did you mean DataFrame?"),
         ("pl.Datafram", "pl has no Datafram"),
+        ("pa.Tabel", "pa has no Tabel"),
+        ("np", "'np' is not a type but a module\nhint: name a class of it: np.ClassName"),
         ("int[str]", "'int[str]' is not a type"),
         ("f()", "is not a type"),
         ("__import__('os').system('x')", "is not a type"),
@@ -126,3 +145,15 @@ def test_a_value_of_no_certain_type_is_told_by_its_name(value: Any, told: str) -
 
 def test_a_table_is_a_dataframe_where_pandas_is_there() -> None:
     assert dataframe_type() is pd.DataFrame
+
+
+@pytest.mark.parametrize("text", ["pl.DataFrame", "polars"])
+def test_a_library_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ArgumentError) as caught:
+        type_of_text(text, {})
+    assert str(caught.value) == "polars is not installed\nhint: %pip install polars"
+
+
+def test_a_variable_of_the_user_goes_before_a_library() -> None:
+    assert type_of_text("arrow", {"arrow": Mine}) is Mine

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flytekit.core.base_sql_task import SQLTask
-from flytekit.core.base_task import PythonTask
-from flytekit.core.interface import Interface
 from scripted_tasks import scripted_task
 
 from flyteagent_nb.errors import ArgumentError, CellError
 from flyteagent_nb.notebook import cells
-from flyteagent_nb.notebook.arguments import parse_agent_task
+from flyteagent_nb.notebook.arguments import input_values, parse_agent_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flytekit.core.base_task import PythonTask
 
 
 @dataclass
@@ -68,10 +68,12 @@ def compile_python(namespace: dict[str, Any]) -> Callable[[str], tuple[ast.Modul
 
 
 def task_of(line: str, body: str, *, served: dict[str, list[int]] | None = None, **namespace: Any) -> PythonTask[Any]:
+    return described(line, body, served=served, **namespace).task
+
+
+def described(line: str, body: str, *, served: dict[str, list[int]] | None = None, **namespace: Any) -> cells.CellTask:
     namespace = {"scripted_task": scripted_task, **namespace}
     arguments = parse_agent_task(line)
-    from flyteagent_nb.notebook.arguments import input_values
-
     return cells.task_of_cell(
         arguments,
         body,
@@ -176,40 +178,10 @@ def test_a_configuration_that_does_not_fit_is_told(line: str, told: str) -> None
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("sql", "reads"),
-    [
-        ("SELECT 1", True),
-        ("select 1", True),
-        ("  -- comment\n/* and\nanother */ WITH x AS (SELECT 1) SELECT * FROM x", True),
-        ("CREATE TABLE t AS SELECT 1", False),
-        ("CREATE TABLE t AS SELECT 1; SELECT * FROM t;", True),
-        ("SELECT 1; INSERT INTO t VALUES (1)", False),
-        ("(SELECT 1) UNION (SELECT 2)", True),
-        ("FROM t", True),
-        ("EXPLAIN SELECT 1", True),
-        ("SELECT ';' AS a", True),
-        ("INSERT INTO t VALUES ('x; SELECT 1')", False),
-        ("SELECT '--' AS dashes", True),
-        ("INSERT INTO t VALUES ('it''s; SELECT 1'); -- '; SELECT 1", False),
-        ('SELECT 1 AS ";"', True),
-        ("", False),
-        ("-- nothing", False),
-    ],
-)
-def test_what_brings_back_a_table(sql: str, reads: bool) -> None:
-    assert cells.reads(sql) is reads
-
-
 def test_a_statement_that_brings_back_nothing_has_no_output_unless_one_is_wanted() -> None:
     assert task_of("cells_store -c database=x", "INSERT INTO t VALUES (1)").python_interface.outputs == {}
     assert set(task_of("cells_store -c database=x -o rows", "CALL f()").python_interface.outputs) == {"results"}
     assert task_of("cells_store -c database=x --returns None", "SELECT 1").python_interface.outputs == {}
-
-
-def test_the_fields_of_a_configuration_are_offered() -> None:
-    assert cells.config_fields("cells_store") == ["database", "region", "slots", "share", "label"]
-    assert cells.config_fields("nobody") == []
 
 
 # --- Python ---
@@ -243,7 +215,7 @@ def test_the_task_is_the_last_that_is_named_or_defined(body: str, name: str) -> 
         ("", "SELECT 1 FROM t", "the cell is not Python: line 2", 2),
         ("", "x = 1\n\ny = (", "the cell is not Python: line 4", 4),
         ("other --lang python", "scripted_task(name='a')", "is a scripted, not a other", None),
-        ("kind", '{"a": 1,\n}', "the cell is not JSON: line 3, column 1", 3),
+        ("kind", '{"a":\n}', "the cell is not JSON: line 3, column 1", 3),
         ("kind", "a: 1\n b: 2", "the cell is not YAML: line 3", 3),
         ("kind", "a: [1", "the cell is not YAML: line", None),
         ("kind", "- 1", "the cell is a list", None),
@@ -287,20 +259,3 @@ def test_what_the_cells_own_python_raises_passes_through() -> None:
         task_of("", "1 / 0")
     with pytest.raises(NameError):
         task_of("", "nobody")
-
-
-def test_the_task_of_a_class_that_is_defined_again_is_the_newest() -> None:
-    def define() -> type:
-        class Again(PythonTask):  # type: ignore[misc,type-arg]
-            pass
-
-        class AgainQuery(SQLTask):  # type: ignore[misc]
-            _TASK_TYPE = "cells_again"
-
-            def __init__(self, **kwargs: Any) -> None:
-                super().__init__(task_type="cells_again", interface=Interface(), **kwargs)
-
-        return AgainQuery
-
-    first, second = define(), define()
-    assert cells.sql_task_class("cells_again") is second is not first

@@ -6,10 +6,13 @@ import ast
 import builtins
 import datetime
 import enum
+import importlib
+import types
 import typing
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import ArgumentError, InputError, closest
+from flyteagent_nb.tables import LIBRARIES, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
 def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
     """The type that ``text`` names: ``int``, ``dict[str, int]``, ``Optional[str]``, ``DataFrame``, ``MyClass``, ``pl.DataFrame``.
 
-    Names are looked up in ``namespace``, then among Python's own, typing's, datetime's, and flytekit's.
+    Names are looked up in ``namespace``, then among Python's own, typing's, datetime's, and flytekit's. The table libraries
+    need not be imported: ``pa.Table``, ``polars.LazyFrame``; and each alone is its table: ``arrow``, ``polars``, ``pandas``.
 
     Raises:
         ArgumentError: a name that nothing is known of, or something that is no type.
@@ -29,7 +33,12 @@ def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
         raise ArgumentError(
             f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
         ) from None
-    return _type(tree, text, namespace)
+    found = _type(tree, text, namespace)
+    if not isinstance(found, types.ModuleType):
+        return found
+    if found.__name__ in TABLES:
+        return getattr(found, TABLES[found.__name__])
+    raise ArgumentError(f"'{text}' is not a type but a module", hint=f"name a class of it: {text.strip()}.ClassName")
 
 
 def type_of_value(value: Any, name: str) -> Any:
@@ -88,6 +97,12 @@ def _type(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
         return _named(node.id, text, namespace)
     if isinstance(node, ast.Attribute):
         owner = _type(node.value, text, namespace)
+        if (
+            owner is datetime.datetime
+            and node.attr in ("datetime", "timedelta", "date")
+            and "datetime" not in namespace
+        ):
+            owner = datetime  # the module, whose name is its class's too
         if not hasattr(owner, node.attr):
             raise ArgumentError(f"'{text}': {ast.unparse(node.value)} has no {node.attr}")
         return getattr(owner, node.attr)
@@ -112,9 +127,19 @@ def _named(name: str, text: str, namespace: Mapping[str, Any]) -> Any:
             return scope[name]
     if name == "DataFrame":
         return dataframe_type()
+    if name in LIBRARIES:
+        return _library(LIBRARIES[name])
     common = ("int", "float", "str", "bool", "list", "dict", "datetime", "timedelta", "DataFrame")
     near = closest(name, [*namespace, *common, *_flyte_types()])
     raise ArgumentError(f"no type is called '{name}'" + (f" (in {text})" if text != name else ""), suggestion=near)
+
+
+def _library(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = f"{name} is not installed" if error.name == name else f"{name} does not load: {error}"
+        raise ArgumentError(missing, hint=f"%pip install {name}") from None
 
 
 def _flyte_types() -> dict[str, Any]:

@@ -1,50 +1,43 @@
-"""A cell's text -> a flytekit task: Python that defines one, SQL for a plug-in's SQL task, YAML or JSON as the configuration.
+"""A cell -> a flytekit task and its inputs: by the task class of a plug-in, as a bare configuration, or Python that defines one.
 
 The text goes in as it stands: no templating, no ``eval`` of values. What varies is an input, as it will be in production.
+Which language a cell is in follows from what the task class takes (:mod:`~flyteagent_nb.notebook.task_classes`).
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import json
-import re
-import typing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flyteagent_nb.errors import ArgumentError, CellError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, closest
+from flyteagent_nb.notebook import bodies
 from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value
+from flyteagent_nb.notebook.building import build, sql_outputs
+from flyteagent_nb.notebook.python_cells import python_task
+from flyteagent_nb.notebook.task_classes import import_plugin_of, prompt_input, task_classes, task_types
 from flyteagent_nb.notebook.values import config_value, variable
+from flyteagent_nb.tables import declared, portable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import ast
+    from collections.abc import Callable, Iterable
 
     from flytekit.core.base_task import PythonTask
 
     from flyteagent_nb.notebook.arguments import AgentTaskArguments
+    from flyteagent_nb.notebook.task_classes import TaskClass
 
-_NO_WORDS = re.compile(r"""--[^\n]*|/\*.*?\*/|'[^']*'|"[^"]*\"""", re.DOTALL)
-"""Comments and quoted texts of SQL, in which a semicolon ends nothing."""
 
-_WORD = re.compile(r"[A-Za-z]+")
-_READS = frozenset(
-    {
-        "SELECT",
-        "WITH",
-        "FROM",
-        "VALUES",
-        "TABLE",
-        "SHOW",
-        "DESCRIBE",
-        "DESC",
-        "EXPLAIN",
-        "SUMMARIZE",
-        "PIVOT",
-        "PRAGMA",
-        "CALL",
-    }
-)
+class CellTask(NamedTuple):
+    """What a cell describes.
+
+    Attributes:
+        task: the task.
+        inputs: the values of its inputs by name, with what the body of the cell is for one of them.
+    """
+
+    task: PythonTask[Any]
+    inputs: dict[str, Any]
 
 
 def task_of_cell(
@@ -56,315 +49,282 @@ def task_of_cell(
     compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
     versions: Callable[[str], Iterable[int]],
     default_name: str,
-) -> PythonTask[Any]:
-    """The task that a cell describes.
+) -> CellTask:
+    """The task that a cell describes, and its inputs.
 
     Args:
         arguments: the magic's line.
         body: the cell's text.
         namespace: the user's.
-        inputs: the values of the inputs, from which SQL, YAML and JSON cells have their types.
+        inputs: the values of the inputs, from which all but Python cells have their types.
         compile_python: compiles Python: its tree, and what runs it in the user's namespace and returns the value of its last
             expression, or None. Raises SyntaxError.
         versions: the served versions of a task type, empty where nobody serves it.
         default_name: the task's name where the line gives none.
 
     Raises:
-        CellError: the body is empty, does not parse, or has no task in it.
+        CellError: the body is empty and may not be, does not parse, or has no task in it.
         ArgumentError: options that do not go with it.
     """
     __tracebackhide__ = _rich_traceback_omit = True  # an error in the user's own Python is not ours to explain
-    if not body.strip():
-        raise CellError("the cell is empty", hint="%%agent_task --help shows what to write in it")
-    task_type = arguments.task_type
-    sql_class = sql_task_class(task_type) if task_type else None
-    language = arguments.language
-    if language == "auto":
-        language = (
-            "python" if not task_type else "sql" if sql_class else "json" if body.lstrip().startswith("{") else "yaml"
-        )
-    if language == "python":
-        return _python_task(arguments, body, namespace, compile_python)
-    if not task_type:
+    task_type, language = arguments.task_type, arguments.language
+    empty = not body.strip()
+    if not task_type and language not in ("auto", "python") and not empty:
         raise ArgumentError(
             f"a cell in {language} needs its task type", hint="%%agent_task TASK_TYPE ...; %agent types lists them"
         )
-    input_types = {name: type_of_value(value, name) for name, value in inputs.items()}
-    outputs = None
-    if arguments.returns is not None:
-        outputs = {name: type_of_text(text, namespace) for name, text in arguments.returns if text != "None"}
-    name = arguments.name or default_name
-    if language == "sql":
-        if sql_class is None:
-            near = closest(task_type, sql_task_classes())
+    classes = task_classes(task_type) if task_type else []
+    if task_type and not classes and import_plugin_of(task_type):
+        classes = task_classes(task_type)
+    if empty:
+        language = "none" if task_type and language != "python" else language
+    elif language == "auto":
+        language = _language(task_type, body, classes, raw=arguments.returns is not None)
+    if language in ("auto", "python"):
+        if empty:
+            raise CellError("the cell is empty", hint="%%agent_task --help shows what to write in it")
+        return CellTask(python_task(arguments, body, namespace, compile_python), dict(inputs))
+    cell = _Cell(
+        arguments,
+        body,
+        namespace,
+        [kind for kind in classes if kind.language != "python"],
+        {name: portable(value) for name, value in inputs.items()},
+        sorted(versions(task_type)),
+        arguments.name or default_name,
+    )
+    return cell.read(language) or CellTask(python_task(arguments, body, namespace, compile_python), dict(inputs))
+
+
+def _language(task_type: str, body: str, classes: list[TaskClass], *, raw: bool) -> str:
+    """What a cell is written in; ``open`` where the task's own interface tells."""
+    told = {kind.language for kind in classes}
+    for language in ("sql", "shell", "prompt"):
+        if language in told:
+            return language
+    if task_type and classes and not raw and told != {"python"}:
+        return "open"
+    return "python" if not task_type or bodies.looks_like_python(body) else bodies.mapping_language(body)
+
+
+class _Cell:
+    """A cell that is no Python, with all that is known of it."""
+
+    def __init__(
+        self,
+        arguments: AgentTaskArguments,
+        body: str,
+        namespace: dict[str, Any],
+        classes: list[TaskClass],
+        inputs: dict[str, Any],
+        served: list[int],
+        name: str,
+    ) -> None:
+        self.arguments = arguments
+        self.body = body
+        self.namespace = namespace
+        self.classes = classes
+        self.inputs = inputs
+        self.served = served
+        self.name = name
+        self.task_type = arguments.task_type
+        self.input_types = {name: type_of_value(value, name) for name, value in inputs.items()}
+        self.outputs = None
+        if arguments.returns is not None:
+            self.outputs = {
+                name: declared(type_of_text(text, namespace)) for name, text in arguments.returns if text != "None"
+            }
+
+    def read(self, language: str) -> CellTask | None:
+        """The task, by the language of the cell; None where it turns out to be Python."""
+        if language == "none":
+            return self._without_body()
+        if language == "open":
+            return self._prompt_or_mapping()
+        if language == "prompt":
+            return self._prompt()
+        if language in ("sql", "shell"):
+            return CellTask(self._text_task(language), self.inputs)
+        return self._mapping_task(language)
+
+    # --- each language ---
+
+    def _text_task(self, language: str) -> PythonTask[Any]:
+        classes = [kind for kind in self.classes if kind.language == language]
+        if not classes and language == "sql" and self.served:
+            return self._bare(self._line(), sql=self.body)  # an agent with no task class, that reads the template's SQL
+        if not classes:
+            word = {"sql": "an SQL task", "shell": "a task with a shell script", "prompt": "a task with a prompt"}[
+                language
+            ]
+            known = task_types(language)
+            near = closest(self.task_type, known)
             raise CellError(
-                f"no installed plug-in has an SQL task for '{task_type}'",
+                f"no installed plug-in has {word} for '{self.task_type}'",
                 hint=(f"did you mean {near}? " if near else "")
-                + f"the SQL task types are: {', '.join(sorted(sql_task_classes())) or 'none'}",
+                + f"the task types that have are: {', '.join(known) or 'none'}",
             )
-        return _sql_task(sql_class, arguments, body, namespace, name, input_types, outputs)
-    custom = _mapping(body, language)
-    custom.update({key: config_value(text, namespace) for key, text in arguments.config})
-    if arguments.config_variable:
-        raise ArgumentError(
-            "--config goes with SQL: the cell is the configuration", hint="write it into the cell, or use -c KEY=VALUE"
-        )
-    served = sorted(versions(task_type))
-    version = 0 if 0 in served or not served else served[-1]
-    return _custom_task(task_type, version, name, custom, input_types, outputs or {})
+        return self._made(classes, self._settings(), body=self.body)
 
-
-# --- Python ---
-
-
-def _python_task(
-    arguments: AgentTaskArguments,
-    body: str,
-    namespace: dict[str, Any],
-    compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
-) -> PythonTask[Any]:
-    __tracebackhide__ = _rich_traceback_omit = True
-    from flytekit.core.base_task import PythonTask
-
-    for given, option, instead in (
-        (arguments.config, "-c", "@task(task_config=...)"),
-        (arguments.config_variable, "--config", "@task(task_config=...)"),
-        (arguments.returns, "--returns", "def my_task(x: int) -> str"),
-        (arguments.name, "--name", "def my_name(...)"),
-    ):
-        if given:
-            raise ArgumentError(f"{option} does not go with Python: the task in the cell says it", hint=instead)
-    try:
-        tree, run = compile_python(body)
-    except SyntaxError as error:
-        line = error.lineno + 1 if error.lineno else None  # the magic's own line is the first
-        where = f"line {line}: " if line else ""
-        raise CellError(
-            f"the cell is not Python: {where}{error.msg}" + (f": {error.text.strip()}" if error.text else ""),
-            line=line,
-            hint="for SQL, YAML or JSON name the task type: %%agent_task TASK_TYPE; %agent types lists them",
-        ) from None
-    value = run()
-    if isinstance(value, PythonTask):
-        task = value
-    else:
-        names = [name for name in _bound_names(tree) if isinstance(namespace.get(name), PythonTask)]
-        if not names:
+    def _prompt(self) -> CellTask:
+        """The body is the prompt, because the line or the task class says so."""
+        if any(kind.language == "prompt" for kind in self.classes) or not self.classes:
+            return CellTask(self._text_task("prompt"), self.inputs)
+        task = self._made(self.classes, self._settings())
+        prompt = prompt_input(task.python_interface.inputs, (), any_text=True)
+        if prompt is None:
             raise CellError(
-                "the cell defines no task",
-                hint="decorate a function with @task(task_config=...), or make the last line the name of a task",
+                f"no input of '{self.task_type}' takes a prompt", hint=f"give its inputs with -i: {_signature(task)}"
             )
-        task = namespace[names[-1]]
-    if arguments.task_type and task.task_type != arguments.task_type:
-        raise CellError(
-            f"the cell's task '{task.name}' is a {task.task_type}, not a {arguments.task_type}",
-            hint="leave the task type out of the line",
-        )
-    return task
+        return self._with_prompt(task, prompt)
 
+    def _prompt_or_mapping(self) -> CellTask | None:
+        """The body is the one text that the task asks for, or its settings, or Python after all."""
+        failed: FlyteAgentNBError | None = None
+        told = ""
+        try:
+            task = self._made(self.classes, self._settings())
+        except FlyteAgentNBError as error:
+            if self.arguments.config_variable:
+                raise
+            failed = error  # settings are missing on the line: they may stand in the cell
+        else:
+            prompt = prompt_input(task.python_interface.inputs, ())
+            if prompt is not None and prompt not in self.inputs:
+                return self._with_prompt(task, prompt)
+            told = prompt or ""
+        if bodies.looks_like_python(self.body):
+            return None
+        try:
+            return self._mapping_task(bodies.mapping_language(self.body))
+        except CellError as error:
+            if failed is not None and error.__cause__ is None:
+                raise failed from None
+            if told:
+                raise CellError(
+                    f"-i {told} gives the text already, so the cell is the configuration, and {error.message}",
+                    line=error.line,
+                    hint=f"leave -i {told} out where the cell is the text, or write `key: value` lines, or nothing",
+                ) from None
+            raise
 
-def _bound_names(tree: ast.Module) -> Iterable[str]:
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node.name
-        elif isinstance(node, ast.Assign):
-            yield from (n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield from (alias.asname or alias.name for alias in node.names)
-
-
-# --- SQL ---
-
-
-def sql_task_classes() -> dict[str, Any]:
-    """The SQL task classes of the plug-ins that are loaded, by task type."""
-    from flytekit.core.base_sql_task import SQLTask
-
-    found: dict[str, Any] = {}
-    open_classes: list[Any] = [SQLTask]
-    while open_classes:
-        for cls in open_classes.pop().__subclasses__():
-            open_classes.append(cls)
-            task_type = getattr(cls, "_TASK_TYPE", None)
-            if isinstance(task_type, str):
-                found[task_type] = cls  # a class of the notebook that is defined again comes last
-    return found
-
-
-def sql_task_class(task_type: str) -> Any | None:
-    """The SQL task class for ``task_type``, or None."""
-    return sql_task_classes().get(task_type)
-
-
-def config_class(cls: Any) -> Any | None:
-    """The class that a task class takes as its ``task_config``, or None."""
-    try:
-        annotation = typing.get_type_hints(cls.__init__).get("task_config")
-    except (NameError, TypeError):  # an annotation that cannot be resolved tells nothing
-        return None
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if dataclasses.is_dataclass(candidate):
-            return candidate
-    return None
-
-
-def config_fields(task_type: str) -> list[str]:
-    """The fields of the configuration of a task type's SQL task, for completion."""
-    cls = sql_task_class(task_type)
-    config = config_class(cls) if cls is not None else None
-    return [field.name for field in dataclasses.fields(config)] if config is not None else []
-
-
-def _sql_task(
-    cls: Any,
-    arguments: AgentTaskArguments,
-    body: str,
-    namespace: dict[str, Any],
-    name: str,
-    input_types: dict[str, Any],
-    outputs: dict[str, Any] | None,
-) -> PythonTask[Any]:
-    parameters = inspect.signature(cls.__init__).parameters
-    given: dict[str, Any] = {"name": name, "query_template": body}
-    config = _config(cls, arguments, namespace)
-    if config is not None or (
-        "task_config" in parameters and parameters["task_config"].default is inspect.Parameter.empty
-    ):
-        given["task_config"] = config
-    if input_types:
-        given["inputs"] = input_types
-    if outputs is None:
-        outputs = {"results": dataframe_type()} if arguments.outputs or reads(body) else {}
-    if outputs:
-        if len(outputs) > 1:
-            raise ArgumentError("an SQL task has one output, its table", hint="--returns results:DataFrame")
-        given["output_schema_type" if "output_schema_type" in parameters else "output_structured_dataset_type"] = next(
-            iter(outputs.values())
-        )
-    try:
-        task: PythonTask[Any] = cls(**given)
-    except (TypeError, ValueError) as error:
-        raise CellError(
-            f"{cls.__name__} does not take this cell: {error}", hint="%%agent_task --help tells the options"
-        ) from error
-    task._query_template = body  # flytekit's SQLTask folds white space, which breaks comments and texts in the query
-    return task
-
-
-def reads(sql: str) -> bool:
-    """Whether the last statement of ``sql`` brings back a table, by its first word."""
-    statements = [s for s in _NO_WORDS.sub(" ", sql).split(";") if s.strip()]
-    word = _WORD.search(statements[-1]) if statements else None
-    return word is not None and word[0].upper() in _READS
-
-
-def _config(cls: Any, arguments: AgentTaskArguments, namespace: dict[str, Any]) -> Any:
-    expected = config_class(cls)
-    values: dict[str, Any] = {}
-    if arguments.config_variable:
-        given = variable(arguments.config_variable, namespace)
-        if not isinstance(given, dict):
-            if arguments.config:
-                raise ArgumentError(
-                    "-c does not go with a finished --config", hint="make --config a dict, or leave -c out"
-                )
-            return given
-        values.update(given)
-    values.update({key: config_value(text, namespace) for key, text in arguments.config})
-    if expected is None:
-        return values or None
-    fields = {field.name: field for field in dataclasses.fields(expected)}
-    for key in values:
-        if key not in fields:
+    def _with_prompt(self, task: PythonTask[Any], prompt: str) -> CellTask:
+        if prompt in self.inputs:
             raise ArgumentError(
-                f"{expected.__name__} has no field '{key}'",
-                suggestion=closest(key, fields),
-                hint="" if closest(key, fields) else f"its fields are: {', '.join(fields)}",
+                f"'{prompt}' is given twice: by -i and by the cell", hint=f"leave -i {prompt} out, or the cell empty"
             )
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        options = " ".join(f"-c {name}=..." for name in missing)
-        raise ArgumentError(f"{expected.__name__} needs {', '.join(missing)}", hint=f"write {options}")
-    hints = _hints(expected)
-    return expected(**{key: _fit(value, hints.get(key), key) for key, value in values.items()})
+        # The notebook ends each cell with a line break that nobody wrote.
+        return CellTask(task, {**self.inputs, prompt: self.body.removesuffix("\n")})
 
+    def _mapping_task(self, language: str) -> CellTask:
+        if self.arguments.config_variable:
+            raise ArgumentError(
+                "--config goes with SQL, a script or a prompt: the cell is the configuration",
+                hint="write it into the cell, or use -c KEY=VALUE",
+            )
+        written = bodies.mapping(self.body, language)
+        takes = [kind for kind in self.classes if kind.all_settings]
+        if self.outputs is None and self.classes and (takes or not written):
+            return CellTask(self._made(takes or self.classes, [*written.items(), *self._line().items()]), self.inputs)
+        return CellTask(self._bare({**written, **self._line()}), self.inputs)
 
-def _hints(cls: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except NameError:  # an annotation that cannot be resolved: the value goes in as it is
-        return {}
-
-
-def _fit(value: Any, annotation: Any, key: str) -> Any:
-    """The value as the field's type; texts are what ``-c`` gives for anything that is no literal."""
-    wanted = [t for t in (annotation, *typing.get_args(annotation)) if isinstance(t, type) and t is not type(None)]
-    if not wanted or value is None or isinstance(value, tuple(wanted)):
-        return value
-    for cls in wanted:
-        if cls is str and isinstance(value, (int, float)):
-            return str(value)
-        if cls is float and isinstance(value, int):
-            return float(value)
-    if any(cls in (int, float, bool, str, list, dict) for cls in wanted):
-        names = " or ".join(cls.__name__ for cls in wanted)
-        raise ArgumentError(
-            f"-c {key} takes a {names}, not {type(value).__name__} {value!r}", hint="quotes make a text of it"
+    def _without_body(self) -> CellTask:
+        """All is on the line, and the task needs no text."""
+        given = self._settings()
+        keys = {key.partition(".")[0] for key, _ in given} if isinstance(given, list) else set()
+        ready = [kind for kind in self.classes if not kind.needs_body or kind.body in keys]
+        if ready and self.outputs is None and self.arguments.language in ("auto", "yaml", "json", "prompt"):
+            task = self._alone(ready, given)
+            prompt = prompt_input(task.python_interface.inputs, ())
+            if prompt is not None and prompt not in self.inputs:
+                raise CellError(
+                    "the cell is empty", hint=f"write the {prompt} into the cell, or give it with -i {prompt}=..."
+                )
+            return CellTask(task, self.inputs)
+        if not self.classes and keys and isinstance(given, list):
+            return CellTask(self._bare(dict(given)), self.inputs)
+        needs = next((f"the {kind.body} of the task" for kind in self.classes if kind.body), "")
+        raise CellError(
+            "the cell is empty",
+            hint=f"write {needs} into it"
+            if needs
+            else "%%agent_task --help shows what to write in it; {} is no setting",
         )
-    return value
 
+    def _alone(self, classes: list[TaskClass], given: Any) -> PythonTask[Any]:
+        """A task of the classes that need no body; where they need more settings, a body may be the better way."""
+        try:
+            return self._made(classes, given)
+        except (ArgumentError, CellError) as error:
+            body = next((kind.body for kind in self.classes if kind.needs_body and kind.body), "")
+            if body:
+                error.hint = "; ".join(part for part in (error.hint, f"or write the {body} into the cell") if part)
+            raise
 
-# --- YAML and JSON ---
+    # --- the settings and the task ---
 
+    def _line(self) -> dict[str, Any]:
+        return {key: config_value(text, self.namespace) for key, text in self.arguments.config}
 
-def _mapping(body: str, language: str) -> dict[str, Any]:
-    import yaml
+    def _settings(self) -> list[tuple[str, Any]] | Any:
+        """What the line sets, a later one over an earlier: pairs of key and value, or the finished object of ``--config``."""
+        pairs = [(key, config_value(text, self.namespace)) for key, text in self.arguments.config]
+        if not self.arguments.config_variable:
+            return pairs
+        given = variable(self.arguments.config_variable, self.namespace)
+        if isinstance(given, Mapping):
+            return [*given.items(), *pairs]
+        if pairs:
+            raise ArgumentError("-c does not go with a finished --config", hint="make --config a dict, or leave -c out")
+        return given
 
-    try:
-        value = json.loads(body) if language == "json" else yaml.safe_load(body)
-    except json.JSONDecodeError as error:
-        raise CellError(
-            f"the cell is not JSON: line {error.lineno + 1}, column {error.colno}: {error.msg}", line=error.lineno + 1
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 2}, column {mark.column + 1}: " if mark is not None else ""
-        raise CellError(
-            f"the cell is not YAML: {where}{getattr(error, 'problem', None) or error}",
-            line=mark.line + 2 if mark is not None else None,
-        ) from None
-    if not isinstance(value, dict):
-        raise CellError(
-            f"the cell is a {type(value).__name__}, and the configuration of a task is a mapping",
-            hint="write `key: value` lines; for SQL add --lang sql, for Python leave the task type out",
-        )
-    try:  # what the wire takes: YAML knows dates and sets, a protobuf Struct does not
-        json.dumps(value)
-    except TypeError as error:
-        raise CellError(f"the configuration holds what JSON cannot: {error}", hint="put quotes around dates") from None
-    return {str(key): item for key, item in value.items()}
+    def _made(self, classes: list[TaskClass], given: Any, *, body: str | None = None) -> PythonTask[Any]:
+        """A task of the class that knows what is given."""
+        kind = classes[0]
+        if isinstance(given, list):
+            keys = {key.partition(".")[0] for key, _ in given}
+            knowing = (k for k in classes if keys <= (k.settings if body is not None else k.all_settings).keys())
+            kind = next(knowing, next((k for k in classes if k.open_mapping), kind))
+        outputs = self.outputs
+        if kind.language == "sql" and body is not None and outputs is None and not kind.fixes_outputs:
+            outputs = sql_outputs(body, named=bool(self.arguments.outputs), frame=dataframe_type())
+        return build(
+            kind, given, name=self.name, body=body, input_types=self.input_types, outputs=outputs,
+            said=self.arguments.returns is not None,
+        )  # fmt: skip
 
-
-def _custom_task(
-    task_type: str, version: int, name: str, custom: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]
-) -> PythonTask[Any]:
-    from flytekit.core.base_task import PythonTask
-    from flytekit.core.interface import Interface
-    from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
-
-    class CustomTask(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
+    def _bare(self, custom: dict[str, Any], *, sql: str | None = None) -> PythonTask[Any]:
         """A task that is its type, its configuration and its interface."""
+        from flytekit.core.base_task import PythonTask
+        from flytekit.core.interface import Interface
+        from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
+        from flytekit.models.task import Sql
 
-        def get_custom(self, settings: Any) -> dict[str, Any]:
-            """The cell's mapping."""
-            return custom
+        outputs = self.outputs
+        if sql is not None and outputs is None:
+            outputs = sql_outputs(sql, named=bool(self.arguments.outputs), frame=dataframe_type())
 
-    return CustomTask(
-        task_type=task_type, name=name, interface=Interface(inputs=inputs, outputs=outputs), task_type_version=version
+        class CustomTask(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
+            """A task without a class of its own."""
+
+            def get_custom(self, settings: Any) -> dict[str, Any]:
+                """The cell's mapping."""
+                return custom
+
+            def get_sql(self, settings: Any) -> Any:
+                """The cell's SQL."""
+                return None if sql is None else Sql(statement=sql, dialect=Sql.Dialect.ANSI)
+
+        served = self.served
+        return CustomTask(
+            task_type=self.task_type,
+            name=self.name,
+            interface=Interface(inputs=self.input_types, outputs=outputs or {}),
+            task_type_version=0 if 0 in served or not served else served[-1],
+        )
+
+
+def _signature(task: PythonTask[Any]) -> str:
+    return (
+        ", ".join(f"{name}: {getattr(t, '__name__', t)}" for name, t in task.python_interface.inputs.items()) or "none"
     )

@@ -1,0 +1,79 @@
+"""A cell of Python -> the task that it defines."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.errors import ArgumentError, CellError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from flytekit.core.base_task import PythonTask
+
+    from flyteagent_nb.notebook.arguments import AgentTaskArguments
+
+
+def python_task(
+    arguments: AgentTaskArguments,
+    body: str,
+    namespace: dict[str, Any],
+    compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
+) -> PythonTask[Any]:
+    """The task that a cell of Python defines: the value of its last line, else the last task that it gives a name.
+
+    Raises:
+        CellError: it is not Python, or has no task in it. What the cell's own code raises passes through.
+        ArgumentError: options that do not go with Python.
+    """
+    __tracebackhide__ = _rich_traceback_omit = True
+    from flytekit.core.base_task import PythonTask
+
+    for given, option, instead in (
+        (arguments.config, "-c", "@task(task_config=...)"),
+        (arguments.config_variable, "--config", "@task(task_config=...)"),
+        (arguments.returns, "--returns", "def my_task(x: int) -> str"),
+        (arguments.name, "--name", "def my_name(...)"),
+    ):
+        if given:
+            raise ArgumentError(f"{option} does not go with Python: the task in the cell says it", hint=instead)
+    try:
+        tree, run = compile_python(body)
+    except SyntaxError as error:
+        line = error.lineno + 1 if error.lineno else None  # the magic's own line is the first
+        where = f"line {line}: " if line else ""
+        raise CellError(
+            f"the cell is not Python: {where}{error.msg}" + (f": {error.text.strip()}" if error.text else ""),
+            line=line,
+            hint="for SQL, YAML or JSON name the task type: %%agent_task TASK_TYPE; %agent types lists them",
+        ) from None
+    value = run()
+    if isinstance(value, PythonTask):
+        task = value
+    else:
+        names = [name for name in _bound_names(tree) if isinstance(namespace.get(name), PythonTask)]
+        if not names:
+            raise CellError(
+                "the cell defines no task",
+                hint="decorate a function with @task(task_config=...), or make the last line the name of a task",
+            )
+        task = namespace[names[-1]]
+    if arguments.task_type and task.task_type != arguments.task_type:
+        raise CellError(
+            f"the cell's task '{task.name}' is a {task.task_type}, not a {arguments.task_type}",
+            hint="leave the task type out of the line",
+        )
+    return task
+
+
+def _bound_names(tree: ast.Module) -> Iterable[str]:
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
