@@ -1,0 +1,138 @@
+"""Outputs that an agent returns as literals: passed on as what they are, with a word on what flytekit's own service does to them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import flytekit
+import pytest
+from flyteidl.core.execution_pb2 import TaskExecution
+from flytekit.core.base_task import PythonTask
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.interface import Interface
+from flytekit.core.type_engine import TypeEngine
+from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase
+from scripted_tasks import PATIENCE
+
+from flyteagent_nb.errors import OutputError
+from flyteagent_nb.running.wording import said_and_notes, secret_hint
+
+if TYPE_CHECKING:
+    from flytekit.models.literals import Literal
+
+    from flyteagent_nb.workspace import Workspace
+
+pytest_plugins = ("fixtures_workspace",)
+
+
+def literal(value: Any) -> Literal:
+    kind = type(value)
+    context = FlyteContextManager.current_context()
+    return TypeEngine.to_literal(context, value, kind, TypeEngine.to_literal_type(kind))
+
+
+class Literals(SyncConnectorBase):
+    """Returns what the test says."""
+
+    name = "Literals"
+
+    def __init__(self) -> None:
+        super().__init__(task_type_name="literals")
+        self.returns = Resource(phase=TaskExecution.SUCCEEDED)
+
+    def do(self, task_template: Any, output_prefix: str, inputs: Any = None, **_: Any) -> Resource:
+        return self.returns
+
+
+@pytest.fixture
+def agent(workspace: Workspace) -> Literals:
+    agent = Literals()
+    workspace.catalog.register(agent)
+    return agent
+
+
+def task(**outputs: Any) -> PythonTask[Any]:
+    return PythonTask(task_type="literals", name="job", task_config=None, interface=Interface({}, outputs))
+
+
+NOTE = (
+    f"in production: flytekit {flytekit.__version__}'s own service pickles output 'n', and the next task cannot use it: "
+    "Literals.do returned a Literal where a value belongs"
+)
+
+
+def test_flytekit_itself_pickles_a_literal() -> None:
+    """What this is all about; where it fails, flytekit has mended it."""
+    resource = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": literal(5)})
+    blob = asyncio.run(resource.to_flyte_idl()).outputs.literals["n"].scalar.blob
+    assert blob.metadata.type.format == "PythonPickle"
+
+
+def test_a_literal_is_the_output_and_the_run_says_what_production_does(workspace: Workspace, agent: Literals) -> None:
+    outputs = {"n": literal(5), "s": "text", "many": {"a": 1}}
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs=outputs, message="well")
+    run = workspace.submit(task(n=int, s=str, many=dict), {})
+    run.result(PATIENCE)
+    assert run.outputs == {"n": 5, "s": "text", "many": {"a": 1}}
+    assert run.snapshot.notes == (NOTE,) and run.message == "well"
+    assert f"WARNING flyteagent_nb: {NOTE}" in run.logs()
+    assert agent.returns.outputs is outputs and len(outputs) == 3  # the agent's own object is left alone
+
+
+def test_values_need_no_note(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": 5})
+    run = workspace.submit(task(n=int), {})
+    assert run.result(PATIENCE) == 5
+    assert run.snapshot.notes == () and run.logs() == []
+
+
+def test_a_literal_of_another_type_is_an_output_that_does_not_fit(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": literal("five")})
+    error = workspace.submit(task(n=int), {}).exception(PATIENCE)
+    assert isinstance(error, OutputError) and "is declared as integer and was returned as string" in error.message
+
+
+def test_a_failure_keeps_its_own_words(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.FAILED, outputs={"n": literal(5)}, message="no luck")
+    run = workspace.submit(task(n=int), {})
+    error = run.exception(PATIENCE)
+    assert error is not None and error.message.endswith("failed: no luck") and run.snapshot.notes == ()
+
+
+def test_a_value_that_does_not_convert_is_named_beside_a_literal(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": literal(5), "bad": lambda: (yield)})
+    error = workspace.submit(task(n=int, bad=str), {}).exception(PATIENCE)
+    assert error is not None and "'bad'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "notes"),
+    [
+        ("", "", []),
+        ("done", "done", []),
+        ("it is in production: well", "it is in production: well", []),
+        ("done\nin production: not\nall of it", "done\nall of it", ["in production: not"]),
+    ],
+)
+def test_notes_are_taken_out_of_a_message(message: str, said: str, notes: list[str]) -> None:
+    assert said_and_notes(message) == (said, notes)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "name"),
+    [("private-key", "snowflake", "_FSEC_PRIVATE-KEY_SNOWFLAKE"), (None, "api_key", "_FSEC_API_KEY")],
+)
+def test_the_variable_of_a_missing_secret_is_the_one_that_flytekit_reads(
+    group: str | None, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = flytekit.current_context().secrets
+    with pytest.raises(ValueError) as missing:
+        secrets.get(group, key)
+    assert f"os.environ['{name}']" in secret_hint(str(missing.value))
+    monkeypatch.setenv(name, "found")
+    assert secrets.get(group, key) == "found"
+
+
+def test_other_words_are_no_missing_secret() -> None:
+    assert secret_hint("no such file") == ""
