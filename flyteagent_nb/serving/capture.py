@@ -15,6 +15,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from flyteagent_nb.serving import records
 from flyteagent_nb.serving.output import OutputBuffer, OutputStore
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _MUTED: Final = "\0muted"  # no run has this id: what is written there is droppe
 _TAP: Final = "_flyteagent_nb_tap"
 _INNER: Final = "_flyteagent_nb_inner"
 _METHODS: Final = ("write", "writelines", "flush")
+_PLACES_KEPT: Final = 1_000
 _run: contextvars.ContextVar[str | None] = contextvars.ContextVar("flyteagent_nb_run", default=None)
 _formatter = logging.Formatter()
 
@@ -104,15 +106,18 @@ def _write_of(stream: Any) -> Any:
 
 class _Scope:
     # A class and not a generator, because each call of an agent passes here.
-    __slots__ = ("_run_id", "_token")
+    __slots__ = ("_records", "_run_id", "_token")
 
     def __init__(self, run_id: str | None) -> None:
         self._run_id = run_id
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> records.CallRecords:
         self._token = _run.set(self._run_id)
+        self._records, call = records.begin()
+        return call
 
     def __exit__(self, *_: object) -> None:
+        records.end(self._records)
         _run.reset(self._token)
 
 
@@ -224,7 +229,12 @@ class _Property:
         self._method = method
 
     def __get__(self, stream: Any, owner: type) -> Any:
-        return self if stream is None else vars(stream)[_TAP][self._method]
+        if stream is None:
+            return self
+        if (routes := vars(stream).get(_TAP)) is not None:
+            return routes[self._method]
+        # Another thread took the tap away between the look at the class and this one.
+        return getattr(owner.__base__, self._method).__get__(stream, owner.__base__)
 
     def __set__(self, stream: Any, value: Callable[..., Any]) -> None:
         vars(stream)[_TAP].put(self._method, value)
@@ -245,24 +255,40 @@ def _tapped(cls: type, methods: Iterable[str]) -> type:
 
 
 class _LogTap:
-    """Routes ``logging.Logger.callHandlers``, which every record passes, also one of a logger that does not propagate."""
+    """Routes ``logging.Logger.callHandlers``, which every record passes, also one of a logger that does not propagate.
+
+    No log call of an agent fails its job: a broken record is mended, and a handler that raises is told of in the run's output.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self.sink: Sink | None = sink
+        self._told: set[tuple[str, str, int]] = set()
         original = logging.Logger.callHandlers
 
         def routed(logger: logging.Logger, record: logging.LogRecord) -> None:
-            run_id = _run.get()
-            if run_id is None or (sink := self.sink) is None:
+            call, sink = records.of_call(), self.sink
+            if call is None or sink is None:
                 return original(logger, record)
-            if run_id is not _MUTED:
+            run_id = _run.get()
+            note = call.take(record)
+            if run_id is not None and run_id is not _MUTED:
                 sink(run_id, "log", _line(record))
-            token = _run.set(_MUTED)  # files get the record, streams do not
+                if note and self._is_new(run_id, record):
+                    sink(run_id, "log", f"WARNING flyteagent_nb: {note}\n")
+            token = _run.set(run_id and _MUTED)  # files get the record, streams do not
             try:
-                if original.__module__ == "logging":
+                if run_id is not None and original.__module__ == "logging":
                     _hand_on(logger, record)
-                else:  # somebody else listens there too
+                else:  # a call that belongs to no run, or somebody else listens there too
                     original(logger, record)
+            except Exception as error:  # a handler's fault is no reason for the agent's job to fail
+                if run_id is not None and run_id is not _MUTED:
+                    said = f"a log handler raised {type(error).__name__}: {error}"
+                    sink(
+                        run_id,
+                        "log",
+                        f"WARNING flyteagent_nb: {said}; in production the agent's method fails with it\n",
+                    )
             finally:
                 _run.reset(token)
 
@@ -274,15 +300,19 @@ class _LogTap:
         if logging.Logger.callHandlers is self._routed:
             logging.Logger.callHandlers = self._original  # type: ignore[method-assign]
 
+    def _is_new(self, run_id: str, record: logging.LogRecord) -> bool:
+        """Whether the run has not been told of this place in the code: a job is polled again and again."""
+        place = (run_id, record.pathname, record.lineno)
+        if place in self._told:
+            return False
+        if len(self._told) >= _PLACES_KEPT:
+            self._told.clear()
+        self._told.add(place)
+        return True
+
 
 def _line(record: logging.LogRecord) -> str:
-    try:
-        message = record.getMessage()
-    except (
-        Exception
-    ):  # arguments that do not fit the message, or that do not print: the agent's mistake, and no reason to lose it
-        message = str(record.msg)
-    lines = [f"{record.levelname} {record.name}: {message}"]
+    lines = [f"{record.levelname} {record.name}: {record.getMessage()}"]
     if record.exc_info:
         lines.append(_formatter.formatException(record.exc_info))
     if record.stack_info:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import AgentDefinitionError, AgentNotFoundError, TaskTypeNotFoundError, closest
+from flyteagent_nb.plugins import hint_of_type, plugin_of_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -332,20 +334,22 @@ def _not_found(task_type: str, version: int, known: Iterable[tuple[str, int]]) -
         served = f"version {versions[0]} is" if len(versions) == 1 else f"versions {', '.join(versions)} are"
         message = f"no agent here serves version {version} of the task type {task_type!r}; {served} served"
         return TaskTypeNotFoundError(message, task_type=task_type, version=version)
+    near = None if plugin_of_type(task_type) else closest(task_type, (name for name, _ in known))
     return TaskTypeNotFoundError(
         f"no agent here serves the task type {task_type!r}",
         task_type=task_type,
         version=version,
-        suggestion=closest(task_type, (name for name, _ in known)),
+        suggestion=near,
+        hint="" if near else hint_of_type(task_type),
     )
 
 
 def _package_of(cls: type) -> str:
-    return NOTEBOOK if cls.__module__ == "__main__" else _distribution_of(cls.__module__) or cls.__module__
+    return NOTEBOOK if cls.__module__ == "__main__" else distribution_of(cls.__module__) or cls.__module__
 
 
 @functools.lru_cache(maxsize=256)
-def _distribution_of(module: str) -> str | None:
+def distribution_of(module: str) -> str | None:
     """Name and version of the distribution that ``module`` comes from, or None."""
     from importlib import metadata
 
@@ -363,6 +367,9 @@ def _distribution_of(module: str) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _distributions_by_package() -> Any:
-    from importlib import metadata
+    if sys.version_info >= (3, 11):
+        from importlib import metadata
+    else:  # whose own knows only distributions with a top_level.txt; flytekit brings this one
+        import importlib_metadata as metadata
 
     return metadata.packages_distributions()  # 0.1 s for 200 distributions, so once

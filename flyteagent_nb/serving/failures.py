@@ -14,6 +14,8 @@ import grpc
 from flytekit.exceptions.system import FlyteConnectorNotFound
 
 from flyteagent_nb import loop, wire
+from flyteagent_nb.serving import reasons
+from flyteagent_nb.serving.records import CallRecords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,15 +60,26 @@ class Failure:
     traceback: str = ""
 
 
-def describe(error: BaseException) -> Failure:
-    """``error`` as the status of the call in which it was raised."""
+def describe(error: BaseException, task_type: str = "", call: CallRecords | None = None) -> Failure:
+    """``error`` as the status of the call in which it was raised, with what that call logged and what is known of the task type."""
+    call = call or CallRecords()
     if isinstance(error, CallError):
-        return Failure(error.code, _fit(error.details, ""), _whole(error.__cause__) if error.__cause__ else "")
+        logged = reasons.logged_lines(call, error.details)
+        return Failure(
+            error.code, _fit(error.details, "\n".join(logged)), _whole(error.__cause__) if error.__cause__ else ""
+        )
     code = grpc.StatusCode.NOT_FOUND if isinstance(error, FlyteConnectorNotFound) else grpc.StatusCode.INTERNAL
     causes = list(_causes(error))
     frames = [f"  {frame}" for raised in (error, *_leaves(error)[:1]) for frame in agent_frames(raised.__traceback__)]
-    rest = [*frames[-_FRAMES:], *(f"caused by {one_line(cause)}" for cause in causes)]
-    return Failure(code, _fit(f"{type(error).__name__}: {message_of(error)}", "\n".join(rest)), _whole(error))
+    said = reasons.state_words(error) or f"{type(error).__name__}: {message_of(error)}"
+    rest = [
+        *reasons.logged_lines(call, said),
+        *frames[-_FRAMES:],
+        *(f"caused by {one_line(cause)}" for cause in causes),
+    ]
+    if known := reasons.known_line(task_type, said, call.notes):
+        rest.append(known)
+    return Failure(code, _fit(said, "\n".join(rest)), _whole(error))
 
 
 def message_of(error: BaseException) -> str:

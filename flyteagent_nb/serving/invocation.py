@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.loop import WORKERS, ContextExecutor
+from flyteagent_nb.serving.thread_state import share_thread_state
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,6 +50,7 @@ class AgentInvoker:
         """What ``method`` of the entry's agent returns, awaited where that is to be awaited."""
         function = getattr(entry.agent, method)
         if inspect.iscoroutinefunction(function):
+            share_thread_state()
             return await self._step(entry, method, function(**arguments))
         returned = await self.in_thread(method, function, **arguments)
         if inspect.iscoroutine(returned):

@@ -45,11 +45,18 @@ class FlytekitLoading:
         on_loaded: runs once flytekit is imported, on whichever thread imports it, before any other thread gets flytekit;
             again after each ``importlib.reload(flytekit)``. Inside somebody's import its errors are logged, not raised.
         on_broken: told of each plug-in that could not be imported, on the same thread.
+        on_step: told in words what the import is at, on the same thread.
     """
 
-    def __init__(self, on_loaded: Callable[[], None], on_broken: Callable[[BrokenPlugin], None]) -> None:
+    def __init__(
+        self,
+        on_loaded: Callable[[], None],
+        on_broken: Callable[[BrokenPlugin], None],
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
         self._on_loaded = on_loaded
         self._on_broken = on_broken
+        self._on_step = on_step
         self._lock = threading.Lock()
         self._installed = False
         self._ran = False
@@ -109,7 +116,7 @@ class FlytekitLoading:
 
     def _execute(self, module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
         _adopt_submodules(module)
-        with guard_plugins(self._tell_broken):
+        with guard_plugins(self._tell_broken, self._on_step):
             execute(module)
         if not self._installed:
             return
@@ -182,11 +189,19 @@ class _GuardedLoader:
 class _GuardedEntryPoint:
     """A plug-in's entry point, whose ``load`` does not raise."""
 
-    def __init__(self, entry_point: EntryPoint, on_broken: Callable[[BrokenPlugin], None]) -> None:
+    def __init__(
+        self,
+        entry_point: EntryPoint,
+        on_broken: Callable[[BrokenPlugin], None],
+        on_step: Callable[[str], None] | None,
+    ) -> None:
         self._entry_point = entry_point
         self._on_broken = on_broken
+        self._on_step = on_step
 
     def load(self) -> Any:
+        if self._on_step is not None:
+            self._on_step(f"importing plug-in {self._entry_point.name}")
         try:
             return self._entry_point.load()
         except (Exception, SystemExit) as error:  # a plug-in's module may raise anything, and some call sys.exit
@@ -200,7 +215,9 @@ class _GuardedEntryPoint:
 
 
 @contextlib.contextmanager
-def guard_plugins(on_broken: Callable[[BrokenPlugin], None]) -> Iterator[None]:
+def guard_plugins(
+    on_broken: Callable[[BrokenPlugin], None], on_step: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Within the block, on this thread, tell ``on_broken`` of each plug-in of flytekit that cannot be loaded, and go on.
 
     It takes hold where entry points are selected by their group: the classes of the entry points themselves change during flytekit's
@@ -216,7 +233,7 @@ def guard_plugins(on_broken: Callable[[BrokenPlugin], None]) -> Iterator[None]:
         selected = plain(self, **params)
         if params.get("group") != GROUP or thread != threading.get_ident():
             return selected
-        return EntryPoints(_GuardedEntryPoint(entry_point, on_broken) for entry_point in selected)  # type: ignore[misc]
+        return EntryPoints(_GuardedEntryPoint(entry_point, on_broken, on_step) for entry_point in selected)  # type: ignore[misc]
 
     EntryPoints.select = select  # type: ignore[method-assign]
     try:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import flytekit
 import grpc
+from flyteidl.core.execution_pb2 import TaskExecution
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.extend.backend.base_connector import Resource
-from flytekit.models.literals import LiteralMap
+from flytekit.models.literals import Literal, LiteralMap
 from flytekit.utils.asyn import loop_manager
 
+from flyteagent_nb import wire
+from flyteagent_nb.serving import known_faults
 from flyteagent_nb.serving.failures import CallError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.invocation import AgentInvoker
 
+_LOGGER = logging.getLogger("flyteagent_nb")
 _SCALARS = frozenset({bool, int, float, str, type(None), date, datetime, timedelta})
 
 
@@ -39,18 +48,36 @@ def meta_bytes(entry: AgentEntry, returned: Any) -> bytes:
 
 
 async def resource_message(invoker: AgentInvoker, entry: AgentEntry, method: str, returned: Any) -> Any:
-    """The Resource that ``get`` or ``do`` returned, as a message."""
+    """The Resource that ``get`` or ``do`` returned, as a message.
+
+    An output that is a literal already is passed on as it is, which flytekit's own service does not do: it is a note of the run.
+    """
     if not isinstance(returned, Resource):
         raise wrong(entry, method, f"returned {_kind(returned)} instead of a Resource")
     if returned.phase is None:
         raise wrong(entry, method, "returned a Resource whose phase is None")
+    literals: dict[str, Literal] = {}
+    if isinstance(returned.outputs, dict):
+        literals = {name: value for name, value in returned.outputs.items() if isinstance(value, Literal)}
+    if literals:
+        values = {name: value for name, value in returned.outputs.items() if name not in literals}
+        returned = copy.copy(returned)
+        returned.outputs = values
     try:
         if _is_small(returned.outputs):
-            return await returned.to_flyte_idl()
-        # Uploads, and elements by the thousand: they go to the loop that flytekit itself keeps for a thread of the pool.
-        return await invoker.in_thread("get", loop_manager.run_sync, returned.to_flyte_idl)
+            message = await returned.to_flyte_idl()
+        else:
+            # Uploads, and elements by the thousand: they go to the loop that flytekit itself keeps for a thread of the pool.
+            message = await invoker.in_thread("get", loop_manager.run_sync, returned.to_flyte_idl)
     except Exception as error:  # flytekit's converters raise anything, and none says which part it was
         raise wrong(entry, method, await _fault(invoker, returned, error)) from error
+    for name, literal in literals.items():
+        message.outputs.literals[name].CopyFrom(literal.to_flyte_idl())
+    if literals and message.phase == TaskExecution.SUCCEEDED:
+        line = _pickled(entry, method, literals)
+        _LOGGER.warning(line)
+        message.message = f"{message.message}\n{line}".lstrip()
+    return message
 
 
 def checked_message(entry: AgentEntry, method: str, returned: Any, wanted: type) -> Any:
@@ -63,6 +90,19 @@ def checked_message(entry: AgentEntry, method: str, returned: Any, wanted: type)
 def wrong(entry: AgentEntry, method: str, words: str) -> CallError:
     """The error for an agent that keeps no contract, naming its class and method."""
     return CallError(grpc.StatusCode.INTERNAL, f"{type(entry.agent).__name__}.{method} {words}")
+
+
+def _pickled(entry: AgentEntry, method: str, names: Iterable[str]) -> str:
+    """What becomes in production of outputs that are literals. flytekit's engine takes a literal for any object that it does not know."""
+    outputs = ", ".join(f"'{name}'" for name in names)
+    words = (
+        f"flytekit {flytekit.__version__}'s {known_faults.PICKLED_OUTPUT} {outputs}, and the next task cannot use it: "
+        f"{type(entry.agent).__name__}.{method} returned a Literal where a value belongs"
+    )
+    for fault in known_faults.faults_of(entry.task_type):
+        if fault.explains(words):
+            words += f" ({wire.KNOWN_FAULT}{fault.distribution} {known_faults.installed(fault.distribution)}). {fault.remedy}"
+    return wire.IN_PRODUCTION + words
 
 
 async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) -> str:

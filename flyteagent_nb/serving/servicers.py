@@ -30,6 +30,7 @@ from flyteagent_nb import wire
 from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.failures import CallError, describe, one_line
 from flyteagent_nb.serving.invocation import AgentInvoker
+from flyteagent_nb.serving.reasons import complete
 from flyteagent_nb.serving.replies import checked_message, meta_bytes, resource_message
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.loop import ForkGate
     from flyteagent_nb.serving.catalog import AgentEntry, Catalog
     from flyteagent_nb.serving.invocation import OnBlocking
+    from flyteagent_nb.serving.records import CallRecords
 
 T = TypeVar("T")
 
@@ -98,7 +100,7 @@ class AgentServicers:
         flyte_context_Var.set([base_context()])  # flytekit's contexts are a mutable list, which copied contexts share
         began = perf_counter()
         try:
-            with self._capture.run(run_id or None):
+            with self._capture.run(run_id or None) as call:
                 if run_id is None and self._gate is not None:
                     async with self._gate.call():
                         answer = await work(request)
@@ -113,7 +115,7 @@ class AgentServicers:
             return answer
         if operation in _COUNTED:
             counters.request_latency.labels(task_type, operation).observe(perf_counter() - began)
-        await self.fail(context, task_type, operation, run_id, failed)
+        await self.fail(context, task_type, operation, run_id, failed, call)
         raise AssertionError("abort returned")
 
     async def fail(
@@ -123,11 +125,14 @@ class AgentServicers:
         operation: str,
         run_id: str | None,
         error: BaseException,
+        call: CallRecords,
     ) -> None:
         """End the call with the status of ``error``; a cancel by the client goes on as it came."""
-        if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _cancelled(context)):
+        if isinstance(error, GeneratorExit) or (
+            isinstance(error, asyncio.CancelledError) and _cancelled(context, error)
+        ):
             raise error
-        failure = describe(error)
+        failure = describe(error, task_type, call)
         if operation in _COUNTED:
             code = _HTTP.get(failure.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             counters.request_failure_count.labels(task_type, operation, code).inc()
@@ -211,7 +216,9 @@ class _AsyncAgentService(services.AsyncAgentServiceServicer):  # type: ignore[mi
     async def _get(self, request: Any) -> Any:
         entry, meta = self._servicers.job(request)
         returned = await self._call(entry, "get", resource_meta=meta)
-        return pb.GetTaskResponse(resource=await resource_message(self._servicers.invoker, entry, "get", returned))
+        resource = await resource_message(self._servicers.invoker, entry, "get", returned)
+        complete(entry.task_type, resource)
+        return pb.GetTaskResponse(resource=resource)
 
     async def DeleteTask(self, request: Any, context: Any) -> Any:
         return await self._servicers.answer(context, _type_of(request), "delete", self._delete, request)
@@ -288,6 +295,7 @@ class _SyncAgentService(services.SyncAgentServiceServicer):  # type: ignore[misc
             output_prefix=header.output_prefix,
         )
         resource = await resource_message(self._servicers.invoker, entry, "do", returned)
+        complete(entry.task_type, resource)
         return pb.ExecuteTaskSyncResponse(header=pb.ExecuteTaskSyncResponseHeader(resource=resource))
 
 
@@ -334,10 +342,12 @@ def base_context() -> FlyteContext:
     return contextvars.copy_context().run(make)
 
 
-def _cancelled(context: Any) -> bool:
+def _cancelled(context: Any, error: asyncio.CancelledError) -> bool:
     """Whether the call was cancelled, and it is not that the agent raised a CancelledError of its own."""
+    if sys.version_info < (3, 11):  # where a task does not tell; gRPC cancels it without a word, an agent may give one
+        return bool(context.cancelled() or not error.args)
     task = asyncio.current_task()
-    return bool(context.cancelled() or (sys.version_info >= (3, 11) and task is not None and task.cancelling()))
+    return bool(context.cancelled() or (task is not None and task.cancelling()))
 
 
 def _type_of(request: Any) -> str:

@@ -1,0 +1,132 @@
+"""What the doctor tells of plug-ins and task types: broken or missing packages, what each type wants, the known faults of its agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flyteagent_nb.notebook.environment import SIGNS, Finding, Sign, version_of
+from flyteagent_nb.notebook.grammar import SANDBOXES
+from flyteagent_nb.plugins import PLUGINS, hint_of_type, is_installed, mending_command, normal, plugin_of_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
+    from flyteagent_nb.serving.needs import Need
+    from flyteagent_nb.workspace import Workspace
+
+
+def plugin_findings(workspace: Workspace) -> list[Finding]:
+    """Plug-ins that are broken, and those that are installed and serve nothing."""
+    found = [broken_finding(broken) for broken in workspace.catalog.broken]
+    told = {normal(broken.package.partition(" ")[0]) for broken in workspace.catalog.broken}
+    served = {entry.task_type for entry in workspace.catalog.entries()}
+    for plugin in PLUGINS:
+        if is_installed(plugin.distribution) and normal(plugin.distribution) not in told:
+            if not served.intersection(plugin.task_types):
+                name = f"{plugin.distribution} {version_of(plugin.distribution)}"
+                told_ = f"{name} is installed and serves nothing: it was installed after the kernel's start, or its agents were removed"
+                found.append(Finding("warn", "plug-in", told_, "restart the kernel"))
+    return found or [Finding("ok", "plug-ins", "none is broken")]
+
+
+def broken_finding(broken: BrokenPlugin) -> Finding:
+    """A plug-in that could not be imported."""
+    mend = mending_command(broken.package, broken.reason)
+    told = f"{broken.name} ({broken.package}) cannot be imported: {broken.reason}"
+    return Finding("bad", "plug-in", told, f"{mend}, then restart the kernel" if mend else "")
+
+
+def summary_of(entry: AgentEntry) -> Finding:
+    """A served task type in one line."""
+    from flyteagent_nb.serving.needs import missing
+
+    lacking = missing(entry)
+    short = short_words(entry, lacking)
+    mend = "; ".join(dict.fromkeys(need.mend for need in lacking if need.mend))
+    sign = _sign(lacking)
+    return Finding(sign, entry.task_type, f"{entry.package}: {short}" if short else entry.package, mend)
+
+
+def short_words(entry: AgentEntry, lacking: Sequence[Need]) -> str:
+    """What a task type lacks, and how many faults of it are known; empty where all is well."""
+    from flyteagent_nb.serving.known_faults import faults_of
+
+    words = [_lacking_words(need) for need in lacking]
+    if faults := faults_of(entry.task_type):
+        words.append(f"{len(faults)} known fault{'s' if len(faults) > 1 else ''}")
+    return ", ".join(words)
+
+
+def _lacking_words(need: Need) -> str:
+    if need.kind == "credentials":
+        return f"{need.name} credentials not found"
+    return f"{need.kind} {need.name} {'missing' if need.kind == 'package' else 'not set'}"
+
+
+def notes_of(entries: Iterable[AgentEntry]) -> list[tuple[str, str]]:
+    """For each agent of a list its sign's colour and what it lacks, as a table shows them: (words, colour)."""
+    from flyteagent_nb.serving.needs import missing
+
+    notes = []
+    for entry in entries:
+        lacking = missing(entry)
+        sign, colour = SIGNS[_sign(lacking)]
+        notes.append((f"{sign} {short_words(entry, lacking)}".strip(), colour))
+    return notes
+
+
+def _sign(lacking: Sequence[Need]) -> Sign:
+    if any(need.kind == "package" for need in lacking):
+        return "bad"
+    return "warn" if lacking else "ok"
+
+
+def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
+    """All that is known of one task type: who serves it, what it wants, its known faults."""
+    from flyteagent_nb.serving.known_faults import faults_of, installed
+
+    found: list[Finding] = []
+    for entry in workspace.catalog.entries():
+        if entry.task_type == task_type:
+            kind = "sync" if entry.is_sync else "async"
+            told = f"version {entry.version} is served by '{entry.name}' ({kind}) of {entry.package}"
+            found += [Finding("ok", "agent", told), *_need_findings(entry)]
+    if not found:
+        found = _unserved(workspace, task_type)
+    for fault in faults_of(task_type):
+        told = f"{fault.distribution} {installed(fault.distribution)}: {fault.what}"
+        told += f" You see here: {fault.here} In production: {fault.production}"
+        found.append(Finding("warn", "known fault", told, fault.remedy))
+    return found
+
+
+def _need_findings(entry: AgentEntry) -> list[Finding]:
+    from flyteagent_nb.serving.needs import needs_of
+
+    found = []
+    lacks = False
+    for need in needs_of(entry):
+        lacking = need.required and not need.met
+        lacks = lacks or lacking
+        state = need.told if need.kind == "package" else f"set: {need.told}" if need.met else f"not set: {need.told}"
+        name = need.name if need.required else f"{need.name}, which it can do without"
+        found.append(
+            Finding(_sign([need] if lacking else []), need.kind, f"{name}: {state}", need.mend if lacking else "")
+        )
+    plugin = plugin_of_type(entry.task_type)
+    if lacks and plugin is not None and plugin.extra in SANDBOXES:
+        told = f"%agent sandbox {plugin.extra} tries it with no account"
+        found.append(Finding("ok", "sandbox", told))
+    return found
+
+
+def _unserved(workspace: Workspace, task_type: str) -> list[Finding]:
+    plugin = plugin_of_type(task_type)
+    name = "" if plugin is None else normal(plugin.distribution)
+    broken = [b for b in workspace.catalog.broken if normal(b.package.partition(" ")[0]) == name]
+    mend = "" if broken else hint_of_type(task_type)
+    told = f"nobody here serves the task type '{task_type}'"
+    if not broken and not mend:
+        told += ", and no connector plug-in of flytekit's has an agent for it"
+    return [*(broken_finding(b) for b in broken), Finding("bad", "agent", told, mend)]

@@ -1,0 +1,101 @@
+"""What runs print, kept on disk a moment later, for a kernel that comes after this one. One thread; a disk that fails ends it quietly."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flyteagent_nb.serving.output import OutputStore
+
+EVERY = 0.5
+"""Seconds between two writes."""
+
+FILE_LIMIT = 4 * 1024 * 1024
+"""Bytes that are kept of one run."""
+
+FILES_KNOWN = 2_000
+"""Runs whose place in the output is remembered; a run that ended is written once more and let go."""
+
+
+class OutputKeeper:
+    """Appends the captured output of runs to ``RUN_ID.log`` in a folder."""
+
+    def __init__(self, store: OutputStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._dirty: set[str] = set()
+        self._places: dict[str, tuple[int, int]] = {}  # the next line, and the bytes written
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def sink(self, run_id: str, stream: str, text: str) -> None:
+        """Keep ``text`` in the store, and write it soon; on any thread."""
+        self._store.sink(run_id, stream, text)
+        if run_id not in self._dirty and not self._closed:
+            self._dirty.add(run_id)
+            if self._thread is None:
+                with self._starting:
+                    if self._thread is None:
+                        self._thread = threading.Thread(target=self._main, name="flyteagent_nb-output", daemon=True)
+                        self._thread.start()
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what is left. Idempotent."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def _main(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closed:
+                pause.wait(EVERY)
+            closing = self._closed
+            dirty, self._dirty = self._dirty, set()
+            for run_id in dirty:
+                try:
+                    self._write(run_id, closing)
+                except OSError:
+                    self._closed = True  # what is in memory stays; nobody must fail for the sake of a copy
+                    return
+            if closing:
+                return
+
+    def _write(self, run_id: str, closing: bool) -> None:
+        buffer = self._store.get(run_id)
+        if buffer is None:
+            return
+        line, size = self._places.get(run_id, (0, 0))
+        if size >= FILE_LIMIT:
+            return
+        if closing:
+            buffer.flush()
+        lines, following = buffer.since(line)
+        if not lines:
+            return
+        data = "".join(f"{each}\n" for each in lines).encode("utf-8", errors="replace")
+        if size + len(data) > FILE_LIMIT:
+            data = data[: FILE_LIMIT - size] + "\n[… the rest was not kept …]\n".encode()
+            following = 2**62
+        descriptor = os.open(self._folder / f"{run_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        self._places[run_id] = (following, size + len(data))
+        if len(self._places) > FILES_KNOWN:
+            self._places.pop(next(iter(self._places)))
+
+    def forget(self, run_id: str) -> None:
+        """The run is not kept any more, nor is its output in the store."""
+        self._store.forget(run_id)
+        self._places.pop(run_id, None)
+        self._dirty.discard(run_id)

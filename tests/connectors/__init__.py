@@ -1,0 +1,1 @@
+"""Released connectors, unmodified, in real kernels."""

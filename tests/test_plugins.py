@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from flyteagent_nb import plugins
+from flyteagent_nb.errors import TaskTypeNotFoundError
+from flyteagent_nb.plugins import PLUGINS
+from flyteagent_nb.serving.catalog import Catalog
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "is_installed", lambda distribution: False)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.distribution)
+def test_an_installed_plugin_has_the_packages_and_the_task_types_of_the_table(plugin: plugins.Plugin) -> None:
+    try:
+        distribution = metadata.distribution(plugin.distribution)
+    except metadata.PackageNotFoundError:
+        pytest.skip("it is not installed")
+    files = {
+        file.parts[1] for file in distribution.files or () if file.parts[0] == "flytekitplugins" and len(file.parts) > 2
+    }
+    assert files == set(plugin.packages)
+    import flytekit  # noqa: F401 - loads the plug-ins
+    from flytekit.extend.backend.base_connector import ConnectorRegistry
+
+    served = {
+        category.name
+        for category, agent in ConnectorRegistry._REGISTRY.items()
+        if type(agent).__module__.split(".")[1] in plugin.packages
+        and type(agent).__module__.startswith("flytekitplugins.")
+    }
+    assert served == set(plugin.task_types)
+
+
+def test_the_extras_are_our_own() -> None:
+    extras = metadata.metadata("flyteagent_nb").get_all("Provides-Extra") or ()
+    assert {plugin.extra for plugin in PLUGINS if plugin.extra} <= set(extras)
+    types = [t for plugin in PLUGINS for t in plugin.task_types]
+    assert len(types) == len(set(types))
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(
+    ("task_type", "hint"),
+    [
+        (
+            "bigquery_query_job_task",
+            "pip install 'flyteagent_nb[bigquery]' brings its agent; restart the kernel afterwards",
+        ),
+        ("slurm_fn", "pip install flytekitplugins-slurm brings its agent; restart the kernel afterwards"),
+        ("bigquery", "did you mean bigquery_query_job_task? pip install 'flyteagent_nb[bigquery]' brings its agent"),
+        ("databrick", "did you mean databricks? pip install flytekitplugins-spark brings its agent"),
+        ("webhook", "import flytekit.extras.webhook registers its agent"),
+        ("nothing of the kind", ""),
+    ],
+)
+def test_a_task_type_tells_how_it_comes_to_be_served(task_type: str, hint: str) -> None:
+    assert plugins.hint_of_type(task_type).startswith(hint) and bool(plugins.hint_of_type(task_type)) == bool(hint)
+
+
+def test_what_is_installed_is_not_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "is_installed", lambda distribution: True)
+    assert plugins.hint_of_type("snowflake") == (
+        "flytekitplugins-snowflake is installed, but has not registered its agent: %agent doctor snowflake tells why"
+    )
+    assert plugins.hint_of_type("bigquery") == "did you mean bigquery_query_job_task?"
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_the_catalogue_s_error_tells_the_command() -> None:
+    catalog = Catalog()
+    with pytest.raises(TaskTypeNotFoundError) as caught:
+        catalog.current("bigquery_query_job_task")
+    assert caught.value.hint.startswith("pip install 'flyteagent_nb[bigquery]'") and caught.value.suggestion is None
+
+
+@pytest.mark.parametrize(
+    ("package", "reason", "command"),
+    [
+        ("flytekitplugins-bigquery 1.0", "ModuleNotFoundError: No module named 'google.cloud'", "pip install 'flyteagent_nb[bigquery]'"),
+        ("flytekitplugins-spark 1.16.31", "ModuleNotFoundError: No module named 'pyspark.sql'", "pip install pyspark"),
+        ("flytekitplugins-airflow 1.16.31", "ModuleNotFoundError: No module named 'airflow'", "pip install apache-airflow"),
+        ("acme 2.0", "ModuleNotFoundError: No module named 'flytekitplugins.slurm'", "pip install flytekitplugins-slurm"),
+        ("acme 2.0", "ModuleNotFoundError: No module named 'acme_client.core'", "pip install acme-client"),
+        ("flytekitplugins_openai 1.0", "ImportError: cannot import name 'X'", "pip install --upgrade 'flyteagent_nb[openai]'"),
+        ("flytekitplugins-slurm 1.0", "AttributeError: x", "pip install --upgrade flytekitplugins-slurm"),
+        ("pytest 1.0", "AttributeError: x", "pip install --upgrade pytest"),
+        ("a_module", "AttributeError: x", ""),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_tells_what_mends_it(package: str, reason: str, command: str) -> None:
+    assert plugins.mending_command(package, reason) == command
