@@ -34,8 +34,8 @@ def test_runs_are_apart_and_can_be_forgotten() -> None:
     journal = MemoryJournal()
     asyncio.run(journal.intend("a", record(1)))
     asyncio.run(journal.intend("b", record(1)))
-    journal.forget("a")
-    journal.forget("never")
+    journal.forget(["a"])
+    journal.forget(["never"])
     assert journal.attempts("a") == () and len(journal.attempts("b")) == 1
 
 

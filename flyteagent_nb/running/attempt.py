@@ -18,6 +18,7 @@ from flyteidl.admin.agent_pb2 import (
     TaskCategory,
 )
 
+from flyteagent_nb import wire
 from flyteagent_nb.errors import (
     OutputError,
     RunFailedError,
@@ -28,11 +29,11 @@ from flyteagent_nb.errors import (
 )
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.interface import interface_mismatch
-from flyteagent_nb.running.journal import AttemptRecord
+from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 from flyteagent_nb.running.services import SyncReplyError, deadline_of
-from flyteagent_nb.running.wording import plain, status_words, words_and_frames
+from flyteagent_nb.running.wording import plain, poll_failed, said_and_notes, status_words, words_and_frames
 
 if TYPE_CHECKING:
     from flyteidl.admin.agent_pb2 import Resource
@@ -96,6 +97,8 @@ class Attempt:
         if resolved is None:
             resolved = await runner.interruptible(driven, self._resolve())
         changes = {"service": resolved.service.name, "agent": resolved.agent, "is_sync": resolved.is_sync}
+        if resolved.service.name != wire.KERNEL_SERVICE:
+            changes["stand_in"] = ""  # only this kernel's agents are led to it
         runner.publish(driven, **changes, **({"phase": "RUNNING"} if resolved.is_sync else {}))
         self._prefix = runner.storage.prefix(driven.run.id, self._number)
         template = driven.call.template
@@ -107,8 +110,22 @@ class Attempt:
             write = runner.storage.write_inputs
             await runner.interruptible(driven, asyncio.to_thread(write, self._prefix, self._inputs))
         if resolved.is_sync:
+            runner.record(driven, self._inputs)
             return await self._sync(resolved, template)
         return await self._async(resolved, template)
+
+    async def follow(self, record: AttemptRecord) -> tuple[LiteralMap] | Failure:
+        """Go on with an attempt of another kernel, whose job is known. The errors are those of :meth:`run`."""
+        self._prefix = record.output_prefix
+        self._resource_meta = record.resource_meta
+        self._began = time.monotonic() - max(0.0, time.time() - record.intended)
+        self._driven.began = self._began
+        resolved = await self._runner.interruptible(self._driven, self._resolve())
+        return await self._follow(resolved)
+
+    def not_again(self, failure: Failure) -> Ended:
+        """The end of an attempt that another kernel began: to try again would be to create a job."""
+        return self._ended(failure)
 
     def check_run_limit(self, failure: Failure) -> None:
         """End the run where its own limit, twice the task's timeout, is used up or the failure is final."""
@@ -199,10 +216,15 @@ class Attempt:
 
     async def _async(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
         driven, runner = self._driven, self._runner
-        if runner.storage.is_own:  # a temporary folder: cheaper than a thread's attention
+        if runner.storage.is_quick:  # cheaper than a thread's attention
             runner.storage.make(self._prefix)
         else:
             await asyncio.to_thread(runner.storage.make, self._prefix)
+        if self._inputs.ByteSize() > KEPT_IN_JOURNAL:
+            await runner.interruptible(
+                driven, asyncio.to_thread(runner.storage.write_inputs, self._prefix, self._inputs)
+            )
+        runner.record(driven, self._inputs)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
         deadline = self._deadline("CreateTask")
         request = CreateTaskRequest(
@@ -282,8 +304,8 @@ class Attempt:
                 said = (
                     status_words(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 )
-                runner.publish(driven, message=f"poll {failures} failed: {said.splitlines()[0][:300]}")
                 limit = driven.settings.poll_failure_limit
+                runner.publish(driven, message=poll_failed(said, failures, pace, limit))
                 if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
                     await runner.journal.ended(driven.run.id, "unknown", said)
                     self._note(
@@ -383,10 +405,12 @@ class Attempt:
         return (outputs,)
 
     def _show(self, resource: Resource, phase: Phase) -> None:
+        said, notes = said_and_notes(resource.message)
         self._runner.publish(
             self._driven,
             phase=phase.name,
-            message=resource.message,
+            message=said,
+            notes=tuple(dict.fromkeys((*self._driven.run.snapshot.notes, *notes))),
             log_links=tuple((link.name, link.uri) for link in resource.log_links)
             or self._driven.run.snapshot.log_links,
             custom_info=plain(resource.custom_info)
@@ -466,6 +490,7 @@ class Attempt:
             frames=frames,
             log_links=s.log_links,
             attempts=self._number,
+            stand_in=s.stand_in,
             hint=", ".join(hints),
         )
         return Ended(phase, error, final.code)

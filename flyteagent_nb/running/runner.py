@@ -17,18 +17,22 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, RunNotFoundError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
 from flyteagent_nb.running.budget import CallBudget
+from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, Sent
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
+from flyteagent_nb.running.type_records import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from flyteidl.core.literals_pb2 import LiteralMap
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
-    from flyteagent_nb.running.journal import AttemptRecord, Journal
+    from flyteagent_nb.running.journal import AttemptRecord, Journal, RunRecord
     from flyteagent_nb.running.propeller import Failure
     from flyteagent_nb.running.routing import Router
     from flyteagent_nb.running.storage import RunStorage
@@ -53,6 +57,11 @@ class Driven:
     began: float | None = None  # when its first call left
     waiter: asyncio.Future[None] | None = None
     in_call: asyncio.Task[Any] | None = None
+    record: RunRecord | None = None  # where another kernel began it
+    outputs: LiteralMap | None = None  # what it came to, as literals
+    lost: bool = False  # another kernel follows it now
+    task: asyncio.Task[None] | None = None
+    recorded: bool = False
 
     async def pause(self, seconds: float) -> None:
         """Wait, or be woken by a cancel."""
@@ -66,6 +75,13 @@ class Driven:
         finally:
             timer.cancel()
             self.waiter = None
+
+
+def _lost(s: RunSnapshot) -> JournalError:
+    return JournalError(
+        f"run {s.id} of task '{s.name}' is followed by another kernel now; its job was left alone",
+        hint="%agent runs --all tells by which",
+    )
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -103,6 +119,7 @@ class Runner:
         self._finished: collections.deque[Run] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ContextExecutor(CONVERTERS, "flyteagent_nb-types")
+        journal.on_lost(lambda run_id: thread.call_soon(self._lose, run_id))
 
     # --- any thread ---
 
@@ -129,9 +146,26 @@ class Runner:
             phases=(PhaseChange("QUEUED", now),),
             attempts=metadata.retries.retries + 1,
             submitted=now,
+            stand_in=call.stand_in,
         )
         run = Run(snapshot, self)
         driven = Driven(run, call, settings, service, time.monotonic())
+        self._runs[run.id] = run
+        self._driven[run.id] = driven
+        self.thread.call_soon(self._start, driven)
+        return run
+
+    def attach(self, record: RunRecord, call: TaskCall, settings: Settings) -> Run:
+        """Follow a run that another kernel began and that :meth:`SQLiteJournal.take` took over; returns its handle at once.
+
+        Nothing is created: its job is followed to the end, and not tried again.
+        """
+        known = self._runs.get(record.snapshot.id)
+        if known is not None and not known.done:
+            return known
+        run = Run(record.snapshot._replace(stopping=False), self)
+        started = time.monotonic() - max(0.0, time.time() - record.snapshot.submitted)
+        driven = Driven(run, call, settings, record.attempts[-1].service, started, record=record)
         self._runs[run.id] = run
         self._driven[run.id] = driven
         self.thread.call_soon(self._start, driven)
@@ -144,6 +178,16 @@ class Runner:
     def captured(self, run: Run) -> list[str]:
         """The lines that the agent printed and logged for the run."""
         return self._captured(run.id)
+
+    def note(self, run: Run, notes: Sequence[str]) -> None:
+        """Add what a person should know to a run under way."""
+
+        def add() -> None:
+            driven = self._driven.get(run.id)
+            if driven is not None:
+                self.publish(driven, notes=(*run.snapshot.notes, *notes))
+
+        self.thread.call_soon(add)
 
     def check_may_block(self) -> None:
         """Raise WrongThreadError on the loop's own thread, and in a forked child."""
@@ -177,7 +221,10 @@ class Runner:
             )
         ids = ", ".join(f"{run.id} ({run.name})" for run in found[:5])
         raise RunNotFoundError(
-            f"{len(found)} runs begin with '{prefix}': {ids}", run_id=prefix, hint="give more of the id"
+            f"{len(found)} runs begin with '{prefix}': {ids}",
+            run_id=prefix,
+            candidates=[run.id for run in found],
+            hint="give more of the id",
         )
 
     def attempts(self, run: Run) -> tuple[AttemptRecord, ...]:
@@ -186,13 +233,17 @@ class Runner:
 
     # --- the loop's thread ---
 
-    async def close(self, grace: float) -> int:
-        """End every run's task within ``grace`` seconds; their jobs are left running.
+    async def close(self, grace: float, *, delete: bool = False) -> int:
+        """End every run's task within ``grace`` seconds; their jobs are left running, or deleted where that is asked and in time.
 
         Returns:
             How many runs were still under way.
         """
         open_runs = len(self._driven)
+        if delete and self._tasks:
+            for run_id in tuple(self._driven):
+                self._cancel(run_id)
+            await asyncio.wait(tuple(self._tasks), timeout=grace)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -204,7 +255,7 @@ class Runner:
     def _start(self, driven: Driven) -> None:
         if driven.settings.calls_in_flight != self.budget.slots:  # what is under way goes back to the old one
             self.budget = CallBudget(driven.settings.calls_in_flight)
-        task = asyncio.get_running_loop().create_task(self._drive(driven))
+        driven.task = task = asyncio.get_running_loop().create_task(self._drive(driven))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -219,12 +270,22 @@ class Runner:
         if driven.in_call is not None:  # a sync call, or a wait before the create: nothing is left behind
             driven.in_call.cancel()
 
+    def _lose(self, run_id: str) -> None:
+        """Another kernel has the run now: follow it no more, and leave its job alone."""
+        driven = self._driven.get(run_id)
+        if driven is None or driven.lost:
+            return
+        driven.lost = True
+        if driven.task is not None:
+            driven.task.cancel()
+
     async def _drive(self, driven: Driven) -> None:
         outputs: tuple[dict[str, Any], Any] | None = None
         error: FlyteAgentNBError | None = None
         phase, code = "FAILED", ""
+        left_alone = False
         try:
-            outputs = await self._attempts(driven)
+            outputs = await (self._attempts(driven) if driven.record is None else self._attached(driven, driven.record))
             phase = "SUCCEEDED"
         except Cancelled as stop:
             phase, error = "ABORTED", self._aborted(driven, stop)
@@ -232,9 +293,15 @@ class Runner:
             phase, error, code = end.phase, end.error, end.code
         except FlyteAgentNBError as ours:
             error = ours
-        except asyncio.CancelledError:  # the runner closes: the job is left as it is
-            phase = "ABORTED"
-            error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
+        except asyncio.CancelledError:  # the job is left as it is
+            left_alone = True
+            if driven.lost:
+                phase, error = "UNKNOWN", _lost(driven.run.snapshot)
+            else:  # the runner closes
+                phase = "ABORTED"
+                error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
+        except LostError:
+            left_alone, phase, error = True, "UNKNOWN", _lost(driven.run.snapshot)
         except Exception as bug:  # whatever it is, whoever waits must wake; the cause is kept
             error = FlyteAgentNBError(f"the runner failed on task '{driven.call.name}': {type(bug).__name__}: {bug}")
             error.__cause__ = bug
@@ -242,7 +309,38 @@ class Runner:
             if attempts and attempts[-1].outcome in ("intended", "created"):
                 notes = (*driven.run.snapshot.notes, f"attempt {attempts[-1].number}: its job, if any, may still run")
                 self.publish(driven, notes=notes)
+        if left_alone and not driven.run.snapshot.is_sync:
+            self.journal.released(driven.run.id)
+        elif driven.outputs is not None and driven.outputs.ByteSize() > KEPT_IN_JOURNAL:
+            await self._write_outputs(driven)
         self._finish(driven, phase, outputs, error, code)
+
+    async def _attached(self, driven: Driven, record: RunRecord) -> tuple[dict[str, Any], Any]:
+        """The attempt that another kernel began, to its end."""
+        timeout = driven.call.template.metadata.timeout
+        limit = timeout.seconds + timeout.nanos / 1e9 or None
+        last, attempts = record.attempts[-1], driven.run.snapshot.attempts
+        assert driven.call.inputs is not None
+        attempt = Attempt(self, driven, last.number, attempts, driven.call.inputs, limit)
+        result = await attempt.follow(last)
+        if isinstance(result, tuple):
+            return await self._converted(driven, result[0])
+        attempt.check_run_limit(result)
+        raise attempt.exhausted(result) if last.number == attempts else attempt.not_again(result)
+
+    async def _converted(self, driven: Driven, literals: LiteralMap) -> tuple[dict[str, Any], Any]:
+        driven.outputs = literals
+        call = driven.call
+        if call.converts_at_once:
+            return call.convert(literals)
+        converted: tuple[dict[str, Any], Any] = await self._on_worker(driven, functools.partial(call.convert, literals))
+        return converted
+
+    async def _write_outputs(self, driven: Driven) -> None:
+        outputs, attempts = driven.outputs, self.journal.attempts(driven.run.id)
+        if outputs is not None and attempts:
+            with contextlib.suppress(OSError):  # a full disk: this kernel has the values all the same
+                await asyncio.to_thread(self.storage.write_outputs, attempts[-1].output_prefix, outputs)
 
     async def _attempts(self, driven: Driven) -> tuple[dict[str, Any], Any]:
         """Attempt after attempt, until one succeeds or no retry is left."""
@@ -263,13 +361,7 @@ class Runner:
             attempt = Attempt(self, driven, number, attempts, inputs, limit)
             result = await attempt.run()
             if isinstance(result, tuple):
-                literals = result[0]
-                if call.converts_at_once:
-                    return call.convert(literals)
-                converted: tuple[dict[str, Any], Any] = await self._on_worker(
-                    driven, functools.partial(call.convert, literals)
-                )
-                return converted
+                return await self._converted(driven, result[0])
             failure = result
             attempt.check_run_limit(failure)
         assert failure is not None
@@ -306,6 +398,16 @@ class Runner:
         finally:
             driven.in_call = None
 
+    def record(self, driven: Driven, inputs: LiteralMap) -> None:
+        """Put a run on record, which is about to make its first call."""
+        call = driven.call
+        if driven.recorded:
+            return
+        driven.recorded = True
+        kept = inputs.SerializeToString() if inputs.ByteSize() <= KEPT_IN_JOURNAL else None
+        types = {name: record_of(python_type) for name, python_type in call.output_types.items()}
+        self.journal.begin(driven.run.snapshot, Sent(call.template.SerializeToString(), kept, types))
+
     def publish(self, driven: Driven, **changes: Any) -> None:
         """Show a changed state; a new phase is added to the phases."""
         snapshot = driven.run.snapshot
@@ -313,7 +415,10 @@ class Runner:
         attempt = changes.get("attempt", snapshot.attempt)
         if phase != snapshot.phase or attempt != snapshot.attempt:
             changes["phases"] = (*snapshot.phases, PhaseChange(phase, time.time(), attempt))
-        driven.run.publish(snapshot._replace(**changes))
+        changed = snapshot._replace(**changes)
+        driven.run.publish(changed)
+        if driven.recorded or driven.record is not None:
+            self.journal.changed(changed)
 
     def jitter(self) -> float:
         """A number in [0, 1), so that runs that began together do not poll together."""
@@ -348,18 +453,17 @@ class Runner:
         if phases[-1].phase != phase:
             phases = (*phases, PhaseChange(phase, now, snapshot.attempt))
         self._driven.pop(run.id, None)
-        run.finish(
-            snapshot._replace(
-                phase=phase,
-                phases=phases,
-                ended=now,
-                seconds=time.monotonic() - driven.started,
-                error=error,
-                error_code=code,
-            ),
-            values,
-            returned,
+        last = snapshot._replace(
+            phase=phase,
+            phases=phases,
+            ended=now,
+            seconds=time.monotonic() - driven.started,
+            error=error,
+            error_code=code,
         )
+        kept = driven.outputs.SerializeToString() if driven.outputs is not None else None
+        self.journal.finished(last, kept if kept is not None and len(kept) <= KEPT_IN_JOURNAL else None)
+        run.finish(last, values, returned)
         self._finished.append(run)
         self._forget_old(driven.settings.runs_kept)
 
@@ -367,7 +471,7 @@ class Runner:
         while len(self._finished) > kept:
             run = self._finished.popleft()
             del self._runs[run.id]
-            self.journal.forget(run.id)
+            self.journal.forget([run.id])
             self._forgotten(run.id)
             with contextlib.suppress(
                 RuntimeError

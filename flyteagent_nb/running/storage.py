@@ -25,10 +25,12 @@ class RunStorage:
     Attributes:
         root: the folder that holds a folder for each attempt.
         is_own: whether the root is a temporary folder of ours, which goes when it is closed.
+        is_quick: whether to make a folder there takes microseconds: it is on this machine.
     """
 
-    def __init__(self, root: str = "") -> None:
+    def __init__(self, root: str = "", *, quick: bool = False) -> None:
         self.is_own = not root
+        self.is_quick = self.is_own or quick
         if root:
             self.root = Path(root).expanduser().absolute()
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,9 +53,16 @@ class RunStorage:
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
         """Write inputs.pb under ``prefix``."""
         self.make(prefix)
-        descriptor = os.open(f"{prefix}/inputs.pb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._write(f"{prefix}/inputs.pb", inputs)
+
+    def _write(self, path: str, literals: LiteralMap) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
-            file.write(inputs.SerializeToString())
+            file.write(literals.SerializeToString())
+
+    def write_outputs(self, prefix: str, outputs: LiteralMap) -> None:
+        """Write outputs.pb under ``prefix``, as the job would have; for outputs that came with the reply."""
+        self._write(f"{prefix}/outputs.pb", outputs)
 
     def read_error(self, prefix: str) -> ErrorDocument | None:
         """error.pb under ``prefix``, or None where there is none.

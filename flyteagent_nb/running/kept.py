@@ -1,0 +1,312 @@
+"""The runs on record, of this kernel and of others: found, followed again, settled.
+
+What is found here is a ``Run`` like any other. One that another kernel began stands still until it is attached: then its job is followed to
+the end by this kernel. Nothing here ever creates a job.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flyteagent_nb.errors import JournalError, RunNotFoundError, ServiceNotFoundError, TaskTypeNotFoundError
+from flyteagent_nb.running.run import Run
+from flyteagent_nb.running.sqlite_journal import SQLiteJournal
+
+if TYPE_CHECKING:
+    from flytekit.core.base_task import PythonTask
+
+    from flyteagent_nb.config import Settings
+    from flyteagent_nb.running.journal import AttemptRecord, RunRecord
+    from flyteagent_nb.running.run import RunSnapshot
+    from flyteagent_nb.running.runner import Runner
+
+OUTPUT_SHOWN = 1024 * 1024
+"""Bytes of a run's kept output that are read, from its end."""
+
+
+def standing(record: RunRecord) -> RunSnapshot:
+    """The snapshot of a run that is not followed here, with who has it in ``held``."""
+    s = record.snapshot
+    if s.done:
+        return s
+    if record.owner.alive:
+        return s._replace(held=f"followed by {record.owner}")
+    s = s._replace(seconds=max(0.0, (s.phases[-1].at if s.phases else s.submitted) - s.submitted))  # it stands still
+    if is_unknown(record):
+        return s._replace(phase="UNKNOWN", held=f"unknown: {_unknown(record)}")
+    return s._replace(held=f"open: its kernel ended; %agent attach {s.id} follows it")
+
+
+def is_unknown(record: RunRecord) -> bool:
+    """Whether it cannot be told if there is a job: the kernel ended between an intent and its answer, or during a sync call."""
+    return not record.snapshot.done and (not record.attempts or record.attempts[-1].resource_meta is None)
+
+
+def _unknown(record: RunRecord) -> str:
+    if record.snapshot.is_sync:
+        return "its kernel ended during the call"
+    if not record.attempts or record.attempts[-1].outcome != "intended":
+        return "its kernel ended between two attempts"
+    return "its kernel ended while a job was being created"
+
+
+class KeptRuns:
+    """The runs on record. On any thread but the loop's."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._earlier: dict[str, list[str]] = {}
+
+    @property
+    def _journal(self) -> SQLiteJournal | None:
+        journal = self._runner.journal
+        return journal if isinstance(journal, SQLiteJournal) else None
+
+    # --- what there is ---
+
+    def find(self, prefix: str) -> Run:
+        """The run whose id begins with ``prefix``, of this kernel or any other; ``last`` is this kernel's newest, or the newest at all.
+
+        Raises:
+            RunNotFoundError: none does, or several.
+        """
+        try:
+            return self._runner.find(prefix)
+        except RunNotFoundError as error:
+            here = error
+        journal = self._journal
+        if journal is None or len(here.candidates) > 1:
+            raise here
+        if prefix == "last":
+            records = journal.shelf.runs(1)
+            if not records:
+                raise here
+            return Run.kept(standing(records[0]), _Standing(self))
+        found = journal.shelf.ids(prefix) if prefix else []
+        if not found:
+            raise here
+        if len(found) > 1:
+            told = ", ".join(f"{run_id} ({name})" for run_id, name in found[:5])
+            raise RunNotFoundError(
+                f"{len(found)} runs begin with '{prefix}': {told}", run_id=prefix, hint="give more of the id"
+            )
+        return Run.kept(standing(journal.shelf.record(found[0][0])), _Standing(self))
+
+    def runs(self, limit: int) -> list[Run]:
+        """The runs of all kernels, newest first."""
+        mine = {run.id: run for run in self._runner.runs()}
+        journal = self._journal
+        if journal is not None:
+            for record in journal.shelf.runs(limit):
+                mine.setdefault(record.snapshot.id, Run.kept(standing(record), _Standing(self)))
+        return sorted(mine.values(), key=lambda run: -run.snapshot.submitted)[: limit if limit > 0 else None]
+
+    def open(self) -> list[RunRecord]:
+        """The runs that have not ended and that no kernel follows, newest first."""
+        journal = self._journal
+        followed = {run.id for run in self._runner.runs() if not run.done}
+        return [r for r in journal.shelf.open_runs() if r.snapshot.id not in followed] if journal is not None else []
+
+    def attempts(self, run: Run) -> tuple[AttemptRecord, ...]:
+        """What is on record of a run's attempts."""
+        attempts, journal = self._runner.attempts(run), self._journal
+        if attempts or journal is None:
+            return attempts
+        try:
+            return journal.shelf.record(run.id).attempts
+        except RunNotFoundError:  # one that never got to a call
+            return ()
+
+    def logs(self, run_id: str) -> list[str]:
+        """What was captured of a run, as far as it was kept."""
+        journal = self._journal
+        if journal is None:
+            return []
+        record = journal.shelf.record(run_id)
+        try:
+            with open(output_file(record.folder, run_id), "rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - OUTPUT_SHOWN))
+                return file.read().decode("utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def earlier(self, run_id: str) -> list[str]:
+        """What was captured of an attached run before this kernel had it."""
+        return self._earlier.get(run_id, [])
+
+    # --- following again ---
+
+    def attach(self, run_id: str, settings: Settings, task: PythonTask[Any] | None = None) -> Run:
+        """Follow a run that another kernel began, or one of this kernel that is still known; nothing is created.
+
+        Args:
+            run_id: its whole id.
+            settings: for the following.
+            task: says the Python types of the outputs, instead of what is on record.
+
+        Raises:
+            JournalError: a living kernel follows it, or whether it has a job is unknown.
+            TaskTypeNotFoundError: this kernel does not have its agent.
+            ServiceNotFoundError: its agent service is not connected.
+            RunNotFoundError: it is not on record.
+        """
+        from flyteagent_nb.running.recall import call_of_record
+
+        for run in self._runner.runs():
+            if run.id == run_id and not isinstance(run.error, JournalError) and task is None:
+                return run
+        journal = self._journal
+        if journal is None:
+            raise JournalError("runs of other kernels are not on record here", hint="%config FlyteAgentNB.journal")
+        record = journal.shelf.record(run_id)
+        s = record.snapshot
+        call, notes = call_of_record(record, task)
+        if s.done:
+            return self._ended(record, call)
+        if is_unknown(record):
+            self._refuse(record)
+        self._check_agent(record)
+        taken = journal.take(run_id)
+        journal.adopt(taken)
+        self._earlier[run_id] = self.logs(run_id)
+        known = tuple(note for note in notes if note not in s.notes)
+        run = self._runner.attach(taken, call, settings)
+        if known:
+            self._runner.note(run, known)
+        return run
+
+    def _ended(self, record: RunRecord, call: Any) -> Run:
+        from flyteidl.core.literals_pb2 import LiteralMap
+
+        run = Run.kept(record.snapshot, _Standing(self))
+        if record.snapshot.phase != "SUCCEEDED":
+            return run
+        if record.outputs is not None:
+            literals = LiteralMap.FromString(record.outputs)
+        else:
+            stored = self._runner.storage.read_outputs(record.attempts[-1].output_prefix) if record.attempts else None
+            if stored is None:
+                raise JournalError(
+                    f"the outputs of run {record.snapshot.id} of {record.snapshot.name} are not there any more",
+                    hint="run it again",
+                )
+            literals = stored
+        values, returned = call.convert(literals)
+        return Run.ended(record.snapshot, _Standing(self), values, returned)
+
+    def _refuse(self, record: RunRecord) -> NoReturn:
+        s = record.snapshot
+        if s.is_sync:
+            raise JournalError(
+                f"run {s.id} of {s.name} cannot be followed: {_unknown(record)}, and a sync call leaves no job behind",
+                hint=f"run it again; %agent settle {s.id} --gone takes it off the list",
+            )
+        if not record.attempts or record.attempts[-1].outcome != "intended":
+            raise JournalError(
+                f"run {s.id} of {s.name} has no job to follow: {_unknown(record)}",
+                hint=f"run it again; %agent settle {s.id} --gone takes it off the list",
+            )
+        raise JournalError(
+            f"whether run {s.id} of {s.name} has a job is unknown: {_unknown(record)}, and no answer is on record",
+            hint=f"look for it at the service: %agent settle {s.id} --job RESOURCE_META if it is there, --gone if not",
+        )
+
+    def _check_agent(self, record: RunRecord) -> None:
+        """Tell what is missing before the run is taken over."""
+        s, runner = record.snapshot, self._runner
+        service = record.attempts[-1].service
+        try:
+            runner.thread.run(runner.router.resolve(s.task_type, s.version, service), timeout=30)
+        except TaskTypeNotFoundError as error:
+            raise TaskTypeNotFoundError(
+                f"run {s.id} of {s.name} needs the agent '{s.agent}' of task type '{s.task_type}', which this kernel does not have",
+                task_type=s.task_type,
+                version=s.version,
+                hint=f"run the cell that defines it again, or import its plug-in; then %agent attach {s.id}",
+            ) from error
+        except ServiceNotFoundError as error:
+            raise ServiceNotFoundError(
+                f"run {s.id} of {s.name} is on the agent service '{service}', which is not connected",
+                service=service,
+                hint=f"connect it, then %agent attach {s.id}",
+            ) from error
+
+    # --- forgetting and settling ---
+
+    def prune(self, runs_kept: int, days_kept: float, *, dry_run: bool) -> list[str]:
+        """Forget what has ended and is too old or too much; the ids, oldest first."""
+        journal = self._journal
+        return journal.prune(runs_kept, days_kept, dry_run=dry_run) if journal is not None else []
+
+    def settle(self, run_id: str, *, job: bytes | None) -> RunSnapshot:
+        """Say what became of a create that has no answer on record.
+
+        Args:
+            run_id: its whole id.
+            job: the resource meta of the job that it made, or None where it made none.
+
+        Raises:
+            JournalError: its state is known, or a living kernel follows it.
+        """
+        journal = self._journal
+        if journal is None:
+            raise JournalError("runs of other kernels are not on record here")
+        record = journal.shelf.record(run_id)
+        s = record.snapshot
+        if not is_unknown(record):
+            raise JournalError(
+                f"run {s.id} of {s.name} is not unknown: " + (f"it is {s.phase}" if s.done else "its job is on record"),
+                hint=f"%agent show {s.id}" if s.done else f"%agent attach {s.id} follows it",
+            )
+        if job is not None and not record.attempts:
+            raise JournalError(f"run {s.id} of {s.name} has made no create, so no job", hint="use --gone")
+        taken = journal.take(run_id)
+        journal.adopt(taken)
+        if job is not None:
+            journal.settle(run_id, taken.attempts[-1].number, "created", "", job)
+            journal.release_to_nobody(run_id)
+            return standing(journal.shelf.record(run_id))
+        if taken.attempts:
+            journal.settle(run_id, taken.attempts[-1].number, "gone", "settled by hand: there is no job", None)
+        settled = s._replace(
+            phase="ABORTED", ended=time.time(), seconds=time.time() - s.submitted,
+            notes=(*s.notes, f"settled by hand: {_unknown(record)}; there is no job"),
+        )  # fmt: skip
+        journal.finished(settled, None)
+        journal.flush()
+        journal.released(run_id)
+        return settled
+
+
+class _Standing:
+    """What a run that is not followed here asks of its runner."""
+
+    def __init__(self, kept: KeptRuns) -> None:
+        self._kept = kept
+
+    def cancel(self, run: Run) -> None:
+        s = run.snapshot
+        if not s.done:
+            raise JournalError(
+                f"run {s.id} of {s.name} is not followed by this kernel",
+                hint=f"%agent cancel {s.id} attaches and cancels it",
+            )
+
+    def captured(self, run: Run) -> list[str]:
+        return self._kept.logs(run.id)
+
+    def check_may_block(self) -> None:
+        raise JournalError(
+            "this run is not followed by this kernel, so waiting for it would not end",
+            hint="run = %agent attach ID follows it",
+        )
+
+    check_may_await = check_may_block
+
+
+def output_file(folder: str, run_id: str) -> Path:
+    """Where the captured output of a run is kept."""
+    return Path(folder) / f"{run_id}.log"

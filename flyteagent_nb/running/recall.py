@@ -1,0 +1,54 @@
+"""A run on record -> what the runner needs to follow its job, without the task that started it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from flyteidl.core.literals_pb2 import LiteralMap
+from flyteidl.core.tasks_pb2 import TaskTemplate
+from flytekit.core.type_engine import TypeEngine
+from flytekit.models.types import LiteralType
+
+from flyteagent_nb.running.tasks import TaskCall, convert_as, current_context
+from flyteagent_nb.running.type_records import type_of
+
+if TYPE_CHECKING:
+    from flytekit.core.base_task import PythonTask
+
+    from flyteagent_nb.running.journal import RunRecord
+
+
+def call_of_record(record: RunRecord, task: PythonTask[Any] | None = None) -> tuple[TaskCall, tuple[str, ...]]:
+    """The call of a run on record, and what a person should know of the types of its outputs.
+
+    Args:
+        record: the run.
+        task: says the types of the outputs, instead of what is on record.
+    """
+    template = TaskTemplate.FromString(record.sent.template)
+    types: dict[str, Any] = {}
+    notes = []
+    for name, variable in template.interface.outputs.variables.items():
+        if task is not None and name in task.python_interface.outputs:
+            types[name] = task.python_interface.outputs[name]
+            continue
+        try:
+            types[name] = type_of(record.sent.output_types.get(name))
+        except LookupError as error:
+            types[name] = TypeEngine.guess_python_type(LiteralType.from_flyte_idl(variable.type))
+            shown = getattr(types[name], "__name__", types[name])
+            notes.append(
+                f"output '{name}' is read as {shown}, which is a guess: {error}; %agent attach {record.snapshot.id} --task TASK knows it"
+            )
+    convert = functools.partial(convert_as, types, record.snapshot.name, current_context())
+    call = TaskCall(
+        name=record.snapshot.name,
+        template=template,
+        inputs=LiteralMap.FromString(record.sent.inputs or b""),
+        prepare=None,
+        convert=convert,
+        converts_at_once=False,
+        output_types=types,
+    )
+    return call, tuple(notes)

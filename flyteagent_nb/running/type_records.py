@@ -1,0 +1,56 @@
+"""Python types as plain data, so that outputs can be read in a kernel that does not have the task any more.
+
+A class is ``{"is": "module:qualname"}``, a generic one has ``"of"`` with its arguments, a union is ``{"union": [...]}``. What cannot be
+named like that (a class inside a function, an annotation that is no class) is None, and is guessed from the literal's type later.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+import typing
+from typing import Any
+
+
+def record_of(python_type: Any) -> dict[str, Any] | None:
+    """``python_type`` as plain data, or None where it has no name that could be found again."""
+    if python_type is None or python_type is type(None):
+        return {"is": "builtins:None"}
+    origin = typing.get_origin(python_type)
+    if origin is typing.Annotated:
+        return record_of(typing.get_args(python_type)[0])
+    if origin in (typing.Union, types.UnionType):
+        members = [record_of(member) for member in typing.get_args(python_type)]
+        return None if None in members else {"union": members}
+    if origin is not None:
+        outer, inner = record_of(origin), [record_of(argument) for argument in typing.get_args(python_type)]
+        return None if outer is None or None in inner else {**outer, "of": inner}
+    if not isinstance(python_type, type) or "<" in python_type.__qualname__:
+        return None
+    return {"is": f"{python_type.__module__}:{python_type.__qualname__}"}
+
+
+def type_of(record: Any) -> Any:
+    """The type that :func:`record_of` wrote down.
+
+    Raises:
+        LookupError: its module cannot be imported, or has no such name any more.
+    """
+    if not isinstance(record, dict):
+        raise LookupError("its type has no name")
+    if "union" in record:
+        return typing.Union[tuple(type_of(member) for member in record["union"])]  # noqa: UP007 - the members are known only now
+    place = str(record.get("is"))
+    if place == "builtins:None":
+        return type(None)
+    module_name, _, qualname = place.partition(":")
+    try:
+        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"{place} is not there: {error}") from error
+    if "of" in record:
+        return found[tuple(type_of(argument) for argument in record["of"])]
+    return found
