@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode
@@ -33,6 +34,10 @@ class Settings:
     runs_kept: int = 10_000
     code: str = ""
     run_folder: str = ""
+    data_folder: str = ""
+    journal: bool = True
+    days_kept: float = 90.0
+    on_close: str = "leave"
     tcp: bool = False
     project: str = "flytesnacks"
     domain: str = "development"
@@ -74,7 +79,9 @@ class FlyteAgentNB(SingletonConfigurable):
     ).tag(config=True)
     poll_rate = Float(Settings.poll_rate, min=1.0, help="Polls a second, over all runs.").tag(config=True)
     runs_kept = Int(
-        Settings.runs_kept, min=1, help="Finished runs that are kept; the oldest go first, with their files."
+        Settings.runs_kept,
+        min=1,
+        help="Finished runs that are kept, here and in the journal; the oldest go first, with their files.",
     ).tag(config=True)
     code = Enum(
         ["", "kernel", "pickle", "image"],
@@ -86,8 +93,26 @@ class FlyteAgentNB(SingletonConfigurable):
     ).tag(config=True)
     run_folder = Unicode(
         Settings.run_folder,
-        help="The folder for inputs and outputs of runs, as it is when the agent service starts. Empty: a private temporary folder "
-        "that goes with the kernel.",
+        help="The folder for inputs and outputs of runs, as it is when the agent service starts. Empty: the folder runs beside the "
+        "journal, or a private temporary folder that goes with the kernel where there is no journal.",
+    ).tag(config=True)
+    data_folder = Unicode(
+        Settings.data_folder,
+        help="The folder of the journal, which lets a later kernel find the runs of this one. Takes effect when the extension is loaded. "
+        "Empty: flyteagent_nb in the platform's folder for a user's data.",
+    ).tag(config=True)
+    journal = Bool(
+        Settings.journal,
+        help="Keep runs in the journal on disk, so that they are found again after a restart. Takes effect when the extension is loaded.",
+    ).tag(config=True)
+    days_kept = Float(
+        Settings.days_kept, min=0.0, help="Days that a finished run is kept in the journal; 0 for no limit."
+    ).tag(config=True)
+    on_close = Enum(
+        ["leave", "delete"],
+        default_value=Settings.on_close,
+        help="What becomes of jobs under way when the extension is unloaded or the kernel is shut down: 'leave' them running, on record, "
+        "or 'delete' them as far as two seconds allow.",
     ).tag(config=True)
     tcp = Bool(
         Settings.tcp,
@@ -107,6 +132,15 @@ class FlyteAgentNB(SingletonConfigurable):
                 setattr(self, name, trait.from_string(text))
             except (TraitError, ValueError) as error:
                 raise TraitError(f"{ENVIRONMENT_PREFIX}{name.upper()}={text!r}: {error}") from error
+
+    @property
+    def data_path(self) -> Path:
+        """The folder of the journal, as the setting or the platform has it."""
+        if self.data_folder:
+            return Path(self.data_folder).expanduser().absolute()
+        import platformdirs
+
+        return Path(platformdirs.user_data_dir("flyteagent_nb", appauthor=False))
 
     def freeze(self) -> Settings:
         """The settings as they are now."""

@@ -15,6 +15,7 @@
     ├── ServiceNotFoundError (LookupError)    no agent service of that name or address
     ├── ServiceError (RuntimeError)           an agent service that does not start or answer
     │   └── AddressInUseError (OSError)       a port or socket that somebody else has
+    ├── JournalError (RuntimeError)           a run on record that cannot be had, or a journal that cannot be read
     ├── RunFailedError                        the task failed
     │   ├── RunTimedOutError (TimeoutError)   the task's own timeout passed
     │   └── RunAbortedError                   the run was cancelled
@@ -175,11 +176,13 @@ class RunNotFoundError(FlyteAgentNBError, LookupError):
 
     Attributes:
         run_id: the id or prefix asked for.
+        candidates: the ids that begin with it, where there are several.
     """
 
-    def __init__(self, message: str, *, run_id: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, run_id: str, candidates: Sequence[str] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.run_id = run_id
+        self.candidates = tuple(candidates)
 
 
 class ServiceNotFoundError(FlyteAgentNBError, LookupError):
@@ -214,6 +217,10 @@ class AddressInUseError(ServiceError, OSError):
     """A port or socket that somebody else has."""
 
 
+class JournalError(FlyteAgentNBError, RuntimeError):
+    """A run on record that cannot be had (somebody else follows it), or a journal that cannot be read or written."""
+
+
 class RunFailedError(FlyteAgentNBError):
     """A run that ended without its outputs.
 
@@ -227,6 +234,7 @@ class RunFailedError(FlyteAgentNBError):
         frames: the frames of the agent's code, as ``file:line in function``, outermost first.
         log_links: (name, address) pairs.
         attempts: how many attempts were made.
+        stand_in: what stood in for the service that the agent talks to, in words, or an empty string.
     """
 
     def __init__(
@@ -242,6 +250,7 @@ class RunFailedError(FlyteAgentNBError):
         frames: Sequence[str] = (),
         log_links: Sequence[tuple[str, str]] = (),
         attempts: int = 1,
+        stand_in: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
@@ -254,10 +263,14 @@ class RunFailedError(FlyteAgentNBError):
         self.frames = tuple(frames)
         self.log_links = tuple(log_links)
         self.attempts = attempts
+        self.stand_in = stand_in
 
     def details(self) -> list[str]:
-        """The agent's frames and its log links."""
-        return [*(f"  {f}" for f in self.frames), *(f"log: {name}: {uri}" for name, uri in self.log_links)]
+        """The agent's frames, its log links, and what stood in for its service."""
+        lines = [*(f"  {f}" for f in self.frames), *(f"log: {name}: {uri}" for name, uri in self.log_links)]
+        if self.stand_in:
+            lines.append(f"it ran on {self.stand_in}: %agent sandbox tells what that does not do")
+        return lines
 
 
 class RunTimedOutError(RunFailedError, TimeoutError):

@@ -225,8 +225,11 @@ class LoopThread:
         future = self.submit(work)
         try:
             return future.result(timeout)
-        except BaseException:
+        except BaseException as error:
             future.cancel()
+            # Python 3.10 has a TimeoutError of its own for each of its libraries.
+            if sys.version_info < (3, 11) and isinstance(error, concurrent.futures.TimeoutError):
+                raise TimeoutError(*error.args) from None
             raise
 
     def check_may_block(self) -> None:

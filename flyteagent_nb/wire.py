@@ -14,6 +14,12 @@ TOKEN_KEY = "authorization"
 DETAILS_LIMIT = 6 * 1024
 """Bytes of a gRPC status's details, UTF-8: the wire cuts a status off at 8 KiB with everything that belongs to it."""
 
+KNOWN_FAULT = "known fault of "
+"""How the line of a status or of a reply's message begins that tells of a known fault; it stays when the rest is cut."""
+
+IN_PRODUCTION = "in production: "
+"""How the line of a succeeded job's message begins that tells what would go wrong on a cluster; the runner makes a note of it."""
+
 OPTIONS: tuple[tuple[str, int], ...] = (
     # Propeller's messages have no limit worth naming, gRPC's own is 4 MiB.
     ("grpc.max_send_message_length", -1),

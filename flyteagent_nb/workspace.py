@@ -11,12 +11,14 @@ import concurrent.futures
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
 from flyteagent_nb.errors import FlyteAgentNBError, ServiceError
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
+from flyteagent_nb.sandbox.sandboxes import Sandboxes
 from flyteagent_nb.serving.catalog import BrokenPlugin, Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
 
@@ -27,9 +29,13 @@ if TYPE_CHECKING:
     from flytekit.core.context_manager import FlyteContext
     from flytekit.models.literals import LiteralMap
 
+    from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
+    from flyteagent_nb.running.journal import Journal, RunRecord
+    from flyteagent_nb.running.kept import KeptRuns
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.running.runner import Runner
+    from flyteagent_nb.running.storage import RunStorage
     from flyteagent_nb.running.tasks import TaskCall
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.host import Address, AgentHost
@@ -46,11 +52,18 @@ class Workspace:
     Attributes:
         config: the settings.
         catalog: the agents of this process.
+        kernel_id: this kernel's id, as Jupyter has it, where there is one.
+        sandboxes: the stand-ins for services that run for this process.
+        doing: what its start is at, in words.
+        on_wait: called on the main thread where it must wait for the start, with what ends then.
     """
 
     def __init__(self) -> None:
         self.config = FlyteAgentNB.instance()
         self.catalog = Catalog()
+        self.sandboxes = Sandboxes()
+        self.doing = ""
+        self.on_wait: Callable[[concurrent.futures.Future[None]], object] | None = None
         self._lock = threading.Lock()
         self._opened: concurrent.futures.Future[None] | None = None
         self._thread: LoopThread | None = None
@@ -61,6 +74,9 @@ class Workspace:
         self._runner: Runner | None = None
         self._capture: Any = None
         self._store: Any = None
+        self._keeper: Any = None
+        self._kept: KeptRuns | None = None
+        self.kernel_id = ""
         self.catalog.subscribe(self._catalog_changed)
 
     # --- opening and closing ---
@@ -92,7 +108,7 @@ class Workspace:
         thread = self._thread = get_loop_thread()
         if not fork_safe:
             guard_forks(thread)
-        self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken)
+        self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
         self._loading.install()
         atexit.register(self.close)
         threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
@@ -112,6 +128,9 @@ class Workspace:
             assert opened is not None
         if not opened.done() and self._thread is not None:
             self._thread.check_may_block()
+            on_main = threading.current_thread() is threading.main_thread()
+            if self.on_wait is not None and on_main and timeout is None:
+                self.on_wait(opened)
         opened.result(timeout)
 
     def close(self) -> int:
@@ -123,6 +142,7 @@ class Workspace:
         with self._lock:
             opened, self._opened = self._opened, None
         if opened is None:
+            self.sandboxes.close()
             return 0
         atexit.unregister(self.close)
         thread = self._thread
@@ -133,18 +153,24 @@ class Workspace:
                 left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
         finally:
             if thread is not None and not thread.forked and self._runner is not None:
+                if self._keeper is not None:
+                    self._keeper.close()
+                self._runner.journal.close()
                 self._runner.storage.close()  # here, as at exit Python lets no loop start a thread any more
-            self._host = self._runner = self._capture = None
+            self._host = self._runner = self._capture = self._keeper = self._kept = None
             if self._loading is not None:
                 self._loading.remove()
             self.catalog.release()
             self._on_flytekit.clear()
+            self.sandboxes.close()
         return left
 
     def _open(self, opened: concurrent.futures.Future[None]) -> None:
         try:
+            self._do("importing flytekit")
             import flytekit  # noqa: F401 - first, so that the catalogue has taken over before anything uses it
 
+            self._do("starting the server")
             get_loop_thread().run(self._start())
             self._register_own()
         except Exception as error:  # whatever it is, whoever waits for the service must hear of it
@@ -157,6 +183,12 @@ class Workspace:
             opened.set_exception(failure)
         else:
             opened.set_result(None)
+            with contextlib.suppress(FlyteAgentNBError, RuntimeError):  # closed meanwhile; the next start does it
+                if self._kept is not None:
+                    self._kept.prune(self.config.runs_kept, self.config.days_kept, dry_run=False)
+
+    def _do(self, doing: str) -> None:
+        self.doing = doing
 
     def _register_own(self) -> None:
         """Register the agents that come along, but for a type that somebody else serves already."""
@@ -172,18 +204,23 @@ class Workspace:
 
     async def _start(self) -> None:
         from flyteagent_nb.running.budget import CallBudget
-        from flyteagent_nb.running.journal import MemoryJournal
+        from flyteagent_nb.running.kept import KeptRuns
         from flyteagent_nb.running.routing import Router
         from flyteagent_nb.running.runner import Runner
         from flyteagent_nb.running.services import AgentService
-        from flyteagent_nb.running.storage import RunStorage
         from flyteagent_nb.serving.capture import Capture, OutputStore
         from flyteagent_nb.serving.host import AgentHost
+        from flyteagent_nb.serving.keeping import OutputKeeper
 
         thread = get_loop_thread()
         settings = self.config.freeze()
         self._store = OutputStore()
-        self._capture = Capture(self._store.sink)
+        journal, storage = self._record(settings)
+        sink, forget = self._store.sink, self._store.forget
+        if not storage.is_own:
+            self._keeper = keeper = OutputKeeper(self._store, storage.root)
+            sink, forget = keeper.sink, keeper.forget
+        self._capture = Capture(sink)
         self._capture.install()
         self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking)
         address = await self._host.start(tcp=settings.tcp)
@@ -192,17 +229,48 @@ class Workspace:
         self._runner = Runner(
             thread,
             router,
-            MemoryJournal(),
-            RunStorage(settings.run_folder),
+            journal,
+            storage,
             captured=self.captured,
-            forgotten=self._store.forget,
+            forgotten=forget,
             budget=CallBudget(settings.calls_in_flight),
         )
+        self._kept = KeptRuns(self._runner)
+
+    def _record(self, settings: Settings) -> tuple[Journal, RunStorage]:
+        """Where runs are recorded and their files lie: on disk, or in memory and a temporary folder where that fails or is asked."""
+        from flyteagent_nb.running.journal import MemoryJournal
+        from flyteagent_nb.running.shelf import is_remote
+        from flyteagent_nb.running.sqlite_journal import SQLiteJournal
+        from flyteagent_nb.running.storage import RunStorage
+
+        if not settings.journal:
+            return MemoryJournal(), RunStorage(settings.run_folder)
+        folder = self.config.data_path
+        remote = is_remote(folder)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            storage = RunStorage(
+                settings.run_folder or str(folder / "runs"), quick=not settings.run_folder and not remote
+            )
+        except OSError as error:
+            if settings.run_folder:  # asked for, so it must not be another one
+                raise
+            self.notice(
+                f"warning: the folder {folder} cannot be used: {error.strerror or error}. Runs are kept in memory until the kernel ends."
+            )
+            return MemoryJournal(), RunStorage()
+        if remote:
+            self.notice(
+                f"note: the journal in {folder} is on a network file system, so it is written without WAL, more slowly; "
+                "FLYTEAGENT_NB_DATA_FOLDER takes a local folder"
+            )
+        return SQLiteJournal(folder, kernel=self.kernel_id, runs_folder=str(storage.root), warn=self.notice), storage
 
     async def _close(self) -> int:
         left = 0
         if self._runner is not None:
-            left = await self._runner.close(grace=CLOSE_WAIT / 2)
+            left = await self._runner.close(grace=CLOSE_WAIT / 2, delete=self.config.on_close == "delete")
             await self._runner.router.close()
         if self._host is not None:
             await self._host.stop()
@@ -227,6 +295,27 @@ class Workspace:
         self.wait()
         assert self._runner is not None
         return self._runner
+
+    @property
+    def kept(self) -> KeptRuns:
+        """The runs on record, of other kernels too; waits until the service is there."""
+        self.wait()
+        assert self._kept is not None
+        return self._kept
+
+    def attach(self, run_id: str, task: PythonTask[Any] | None = None) -> Run:
+        """Follow a run that another kernel began. The arguments and errors are those of :meth:`KeptRuns.attach`."""
+        return self.kept.attach(run_id, self.config.freeze(), task)
+
+    def prune(self, *, dry_run: bool) -> list[str]:
+        """Forget the runs on record that are too old or too many; their ids, oldest first."""
+        return self.kept.prune(self.config.runs_kept, self.config.days_kept, dry_run=dry_run)
+
+    def left_open(self) -> list[RunRecord]:
+        """The runs that kernels which are gone have left open, newest first. Quick, and before anything is loaded."""
+        from flyteagent_nb.running.shelf import Shelf
+
+        return Shelf(self.config.data_path).open_runs() if self.config.journal else []
 
     def submit(
         self,
@@ -281,7 +370,7 @@ class Workspace:
             call.template.metadata.retries.retries = retries
         if timeout is not None:
             call.template.metadata.timeout.FromMilliseconds(round(timeout * 1000))
-        return call
+        return replace(call, stand_in=self.sandboxes.stand_in_for(call.template.type))
 
     def submit_literals(self, task: PythonTask[Any], inputs: LiteralMap, context: FlyteContext) -> Run:
         """Start a run of ``task`` with literals, as flytekit's local engine has them; the outputs stay literals."""
@@ -291,6 +380,7 @@ class Workspace:
         call = tasks.call_of_literals(
             task, inputs, context=context, code=self.config.code, code_folder=runner.storage.root
         )
+        call = replace(call, stand_in=self.sandboxes.stand_in_for(call.template.type))
         return runner.submit(call, self.config.freeze())
 
     def serves(self, task_type: str, version: int) -> bool:
@@ -305,7 +395,8 @@ class Workspace:
     def captured(self, run_id: str) -> list[str]:
         """What the agent printed and logged for a run, as lines."""
         buffer = self._store.get(run_id) if self._store is not None else None
-        return [] if buffer is None else buffer.lines()
+        earlier = self._kept.earlier(run_id) if self._kept is not None else []
+        return earlier if buffer is None else [*earlier, *buffer.lines()]
 
     def captured_tail(self, run_id: str, lines: int) -> list[str]:
         """The newest lines of :meth:`captured`."""
@@ -315,7 +406,8 @@ class Workspace:
     def captured_since(self, run_id: str, position: int) -> tuple[list[str], int]:
         """The lines since ``position``, and the next position."""
         buffer = self._store.get(run_id) if self._store is not None else None
-        return ([], position) if buffer is None else buffer.since(position)
+        lines, following = ([], position) if buffer is None else buffer.since(position)
+        return [*self._kept.earlier(run_id), *lines] if not position and self._kept is not None else lines, following
 
     # --- serving ---
 

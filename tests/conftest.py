@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,12 @@ os.environ.update(
     JUPYTER_RUNTIME_DIR=str(_HOME / "jupyter-runtime"),
     # As `%load_ext` sets it, but a test module may import grpc first. A test of the other order takes it out of its process's environment.
     GRPC_ENABLE_FORK_SUPPORT="0",
+    # Where the journal lies by default.
+    XDG_DATA_HOME=str(_HOME / "data"),
 )
+if sys.version_info < (3, 11):
+    # What google-api-core says of Python 3.10 on every import: pyproject.toml passes over it here, this in the processes that tests start.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:You are using a non-supported Python version:FutureWarning")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[Workspace]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """The workspace of the process, open for a module: to open it again takes milliseconds."""
     registry, metadata = dict(ConnectorRegistry._REGISTRY), dict(ConnectorRegistry._METADATA)
     workspace = get_workspace()
+    workspace.config.data_folder = str(tmp_path_factory.mktemp("data"))
     workspace.wait(PATIENCE)
     yield workspace
     workspace.close()
+    workspace.config.data_folder = ""
     ConnectorRegistry._REGISTRY.clear()
     ConnectorRegistry._REGISTRY.update(registry)
     ConnectorRegistry._METADATA = metadata

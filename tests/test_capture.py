@@ -235,6 +235,24 @@ def test_install_and_remove_are_idempotent_and_leave_things_as_found(terminal):
     assert store.get("a") is None
 
 
+class Terminal(io.StringIO):
+    """A stream of a class in Python, as a kernel's is: it is tapped by way of its class."""
+
+
+def test_a_write_goes_through_while_another_thread_takes_the_tap_away(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    capture = Capture(OutputStore().sink)
+    capture.install()
+    tapped = type(stream)
+    assert tapped is not Terminal
+    capture.remove()
+    stream.__class__ = tapped  # as the writing thread saw it just before
+    stream.write("written")
+    stream.flush()
+    assert stream.getvalue() == "written"
+
+
 def test_a_patch_over_ours_stays_and_ours_lets_all_through_when_removed(capturing):
     capture, _, written = capturing()
     out = sys.stdout
@@ -363,7 +381,7 @@ def test_an_exception_is_logged_with_its_traceback_and_broken_arguments_with_the
     lines = store.get("a").lines()
     assert lines[0] == "ERROR test_capture.agent: create failed"
     assert "ValueError: no such table" in lines
-    assert "WARNING test_capture.agent: %d rows" in lines
+    assert "WARNING test_capture.agent: %d rows many" in lines
     assert "Stack (most recent call last):" in lines
 
 

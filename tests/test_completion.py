@@ -30,7 +30,7 @@ class Session:
         return ["127.0.0.1:8000"]
 
     def config_fields(self, task_type: str) -> list[str]:
-        return {"duckdb": ["Path", "Port"], "": ["Any"]}.get(task_type, [])
+        return {"duckdb": ["Path", "Port", "Limits", "Limits.cpu", "Limits.mem"], "": ["Any"]}.get(task_type, [])
 
     def inputs(self, task: str) -> list[str]:
         return {"my_task": ["year", "zone"]}.get(task, [])
@@ -73,16 +73,19 @@ VARIABLES = Session().variables()
         ("--config=c|", "c", ["cfg"]),
         ("--inputs c|", "c", ["cfg"]),
         ("--lang |", "", list(LANGUAGES)),
-        ("--lang s|", "s", ["sql"]),
+        ("--lang s|", "s", ["sql", "shell"]),
         ("--lang=|", "", list(LANGUAGES)),
         ("--code p|", "p", ["pickle"]),
         ("--bogus=|", "--bogus=", []),
         ("--quiet=|", "--quiet=", []),
         ("--service |", "", ["kernel", "prod"]),
-        ("duckdb -c |", "", ["Path=", "Port="]),
+        ("duckdb -c |", "", ["Path=", "Port=", "Limits="]),
+        ("duckdb -c Limits.|", "Limits.", ["Limits.cpu=", "Limits.mem="]),
+        ("duckdb -c Limits.cpu=2 -c Limits.|", "Limits.", ["Limits.mem="]),
+        ("duckdb -c limits.c|", "limits.c", ["Limits.cpu="]),
         ("duckdb -c Po|", "Po", ["Port="]),
         ("-c P| duckdb", "P", ["Path=", "Port="]),
-        ("duckdb -c Path=x -c |", "", ["Port="]),
+        ("duckdb -c Path=x -c |", "", ["Port=", "Limits="]),
         ("-c |", "", ["Any="]),
         ("duckdb -c Path=|", "", []),
         ("duckdb -c Path=$y|", "$y", ["$year", "$yard"]),
@@ -113,7 +116,7 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
         ("ru|", "ru", ["run", "runs"]),
         ("r|un x", "r", ["run", "runs", "remove"]),
         ("-|", "-", ["-h", "--help"]),
-        ("help s|", "s", ["show", "serve", "stop"]),
+        ("help s|", "s", ["show", "settle", "serve", "stop", "sandbox"]),
         ("run |", "", ["my_task", "my_other"]),
         ("run my_t|", "my_t", ["my_task"]),
         ("run my_task |", "", ["year=", "zone="]),
@@ -132,7 +135,7 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
         ("logs -n |", "", []),
         ("cancel 3f2a |", "", ["last", "3f9b", "a41c"]),
         ("cancel 3f2a|", "3f2a", ["3f2a"]),
-        ("runs |", "", ["--phase", "-n", "--help"]),
+        ("runs |", "", ["--phase", "-n", "--all", "--prune", "--yes", "--help"]),
         ("runs --phase |", "", list(PHASES)),
         ("runs --phase fa|", "fa", ["FAILED"]),
         ("show 3f2a |", "", ["--help"]),

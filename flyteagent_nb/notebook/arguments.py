@@ -14,6 +14,7 @@ from flyteagent_nb.errors import ArgumentError, closest
 from flyteagent_nb.notebook.grammar import (
     AGENT_TASK,
     OVERVIEW,
+    SANDBOX_ACTIONS,
     VERB_COMMANDS,
     VERBS,
     Argument,
@@ -108,20 +109,27 @@ class AgentArguments(SubmitArguments):
 
     Attributes:
         verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
-        task: run and form: the variable that holds the task, with dots for attributes.
+        task: run, form and attach: the variable that holds the task, with dots for attributes.
         phase: runs: a phase's name, or "" for all.
         limit: runs: how many, or None for all.
-        run_id: show and logs: an id, the beginning of one, or ``last``.
+        run_id: show, logs, attach and settle: an id, the beginning of one, or ``last``.
         run_ids: cancel: the same, one or more; empty with ``all_runs``.
-        all_runs: cancel: every run that goes on.
+        all_runs: cancel: every run that goes on; runs: those of other kernels too; attach: every open one that nobody follows.
         follow: logs: until the run ends.
         lines: logs: how many of the last lines, or None for all.
         port: serve: the port, 0 for a free one.
         host: serve: the address to listen on.
         open: serve: without a token.
         address: stop: which one, or "" for all.
-        task_type: remove: the task type's name.
+        task_type: remove, doctor: the task type's name.
         version: remove: its version, or None for every version.
+        prune: runs: what would be forgotten.
+        yes: runs: with ``prune``, forget it.
+        job: settle: a resource meta as text, or "".
+        gone: settle: there is no job.
+        sandbox: sandbox: its name, or "" for all.
+        action: sandbox: ``start``, ``stop`` or ``status``.
+        tables: sandbox: name and value as written.
     """
 
     verb: str | None = None
@@ -139,6 +147,13 @@ class AgentArguments(SubmitArguments):
     address: str = ""
     task_type: str = ""
     version: int | None = None
+    prune: bool = False
+    yes: bool = False
+    job: str = ""
+    gone: bool = False
+    sandbox: str = ""
+    action: str = ""
+    tables: tuple[tuple[str, str], ...] = ()
 
 
 _Arguments = TypeVar("_Arguments", bound=SubmitArguments)
@@ -176,6 +191,8 @@ def parse_agent(line: str) -> AgentArguments:
         topic = values.get("topic")
         command_of("agent", topic)
         return AgentArguments(verb=topic, help=True)
+    if verb == "sandbox":
+        _place_action(values)
     if verb == "remove":
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
@@ -185,6 +202,22 @@ def parse_agent(line: str) -> AgentArguments:
             hint="write %agent cancel last for the newest run; %agent runs lists them",
         )
     return arguments
+
+
+def _place_action(values: dict[str, Any]) -> None:
+    """Read ``%agent sandbox stop`` as all of them, and the name alone as its start."""
+    if values.get("sandbox") in SANDBOX_ACTIONS:
+        action = values.pop("sandbox")
+        if "action" in values:
+            raise ArgumentError(
+                f"{action} and {values['action']} are both what to do", hint="write %agent sandbox NAME " + action
+            )
+        values["action"] = action
+    values.setdefault("action", "start" if "sandbox" in values else "status")
+    if "tables" in values and ("sandbox" not in values or values["action"] != "start"):
+        raise ArgumentError(
+            "--table needs a sandbox that starts or runs", hint="write %agent sandbox NAME --table shop.orders=df"
+        )
 
 
 def _asks_help(words: list[str]) -> bool:

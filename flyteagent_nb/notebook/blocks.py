@@ -46,7 +46,7 @@ class RunBlock(Block):
     @property
     def live(self) -> bool:
         """Whether the run goes on."""
-        return not self._run.done
+        return not self._run.done and not self._run.snapshot.held
 
     def changed(self) -> bool:
         """Whether the run has, or its output; its bar grows all the time. Each look at a job touches it, whatever it finds."""
@@ -137,7 +137,8 @@ class GroupBlock(Block):
         snapshots = [run.snapshot for run in self.runs]
         now = time.time()
         rows = [
-            (*render.look(s)[:2], s.name, s.task_type, render.seconds(s.elapsed), s.id) for s in snapshots[:LINES_SHOWN]
+            (*render.look(s)[:2], s.name, render.type_text(s), render.seconds(s.elapsed), s.id)
+            for s in snapshots[:LINES_SHOWN]
         ]
         told = "\n".join(
             f"  {sign} {word:<12} {name}  ({kind})  {took}  run {run_id}"

@@ -43,7 +43,7 @@ class Known(Protocol):
         """The addresses that ``serve`` opened."""
 
     def config_fields(self, task_type: str) -> list[str]:
-        """The configuration keys of a task type; of no task type in particular for ""."""
+        """The configuration keys of a task type, with dots for those inside others; of no type in particular for ""."""
 
     def inputs(self, task: str) -> list[str]:
         """The inputs of the task that a variable holds."""
@@ -162,7 +162,7 @@ def _attached(command: Command, word: str) -> tuple[Argument | None, str]:
 def _matches(argument: Argument, text: str, start: int, read: _Read, known: Known) -> Completion:
     """What can stand in an argument's place."""
     kind = argument.kind
-    if kind in (Kind.INPUT, Kind.ASSIGNMENT, Kind.CONFIG):
+    if kind in (Kind.INPUT, Kind.ASSIGNMENT, Kind.CONFIG, Kind.TABLE):
         name, equals, value = text.partition("=")
         if not equals:
             return Completion(start, _beginning_with(text, _names(kind, name, read, known)))
@@ -184,9 +184,13 @@ def _names(kind: Kind, text: str, read: _Read, known: Known) -> list[str]:
     """The names that an assignment can begin with, but for those that have their value already."""
     if kind is Kind.CONFIG:
         task_type = next((word for word in read.positionals if word), "")
-        found, texts = _ask(lambda: known.config_fields(task_type)), read.given.get("config", [])
+        fields = _ask(lambda: known.config_fields(task_type))
+        found = [name for name in fields if name.count(".") <= text.count(".")]  # what is inside comes with its dot
+        texts = read.given.get("config", [])
     elif kind is Kind.ASSIGNMENT:
         found, texts = _ask(lambda: known.inputs(read.positionals[0])), read.positionals[1:]
+    elif kind is Kind.TABLE:
+        return []  # its name is the user's
     else:
         found, texts = _ask(known.variables), read.given.get("inputs", [])
     taken = {given.partition("=")[0] for given in texts} - {text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +60,9 @@ class Extension:
         if not fork_safe:
             self._system_by_subprocess()
         self._put_back.append(self._local.remove)
+        self._workspace.kernel_id = _kernel_id(shell)
+        self._workspace.on_wait = self._showing.starting
+        self._put_back.append(lambda: setattr(self._workspace, "on_wait", None))
         self._workspace.open(on_flytekit=self._local.install)
 
     def unload(self) -> int:
@@ -266,7 +270,7 @@ class Session:
         """The configuration keys of a task type."""
         if "flytekit" not in sys.modules or not task_type:
             return []
-        from flyteagent_nb.notebook.cells import config_fields
+        from flyteagent_nb.notebook.task_classes import config_fields
 
         return config_fields(task_type)
 
@@ -274,6 +278,13 @@ class Session:
         """The inputs of the task that a variable holds."""
         interface = getattr(self._shell.user_ns.get(task), "python_interface", None)
         return list(interface.inputs) if interface is not None else []
+
+
+def _kernel_id(shell: Any) -> str:
+    """The id that Jupyter has for this kernel, from the name of its connection file; empty in a terminal."""
+    kernel = getattr(shell, "kernel", None)
+    name = os.path.basename(str(getattr(getattr(kernel, "parent", None), "connection_file", "") or ""))
+    return name.removeprefix("kernel-").removesuffix(".json")
 
 
 _extension: Extension | None = None
@@ -289,6 +300,9 @@ def load(shell: Any) -> None:
     sys.stdout.write(
         f"flyteagent_nb {__version__}: an agent service starts in this kernel. %agent shows it, %%agent_task runs a task.\n"
     )
+    left = render.left_open_text([record.snapshot for record in get_workspace().left_open()])
+    if left:
+        sys.stdout.write(left + "\n")
 
 
 def unload(shell: Any) -> None:

@@ -21,6 +21,7 @@ from flyteagent_nb.notebook.field_types import (
     FieldKind,
     bare,
     choices_of,
+    is_class,
     is_frame,
     kind_of,
     members_of,
@@ -256,7 +257,7 @@ def element(value: Any, python_type: Any, at: str = "") -> Any:
             raise ArgumentError(f"{at}: {error.message}" if at else error.message, hint=error.hint) from None
     elif kind in (FieldKind.DATA, FieldKind.VARIABLE) and suits(value, inner):
         return value
-    elif kind not in (FieldKind.NUMBER, FieldKind.WHOLE) and isinstance(inner, type) and isinstance(value, inner):
+    elif kind not in (FieldKind.NUMBER, FieldKind.WHOLE) and is_class(inner) and isinstance(value, inner):
         return value
     where = f"{at}: " if at else ""
     raise ArgumentError(f"{where}not {_a(type_name(inner))}: {_shown(value)}", hint=f"such as {_example(inner, kind)}")

@@ -21,6 +21,11 @@ NOTHING: Final[Any] = object()
 UNIONS = (typing.Union, types.UnionType)
 
 
+def is_class(inner: Any) -> bool:
+    """Whether it is a class: ``isinstance(list[int], type)`` says so of that too, under Python 3.10."""
+    return isinstance(inner, type) and typing.get_origin(inner) is None
+
+
 class FieldKind(enum.Enum):
     """What a field takes; the value is an example of it, as errors and empty fields show it."""
 
@@ -134,7 +139,7 @@ def kind_of(inner: Any) -> FieldKind:
         return FieldKind.LIST if list in (inner, origin) else FieldKind.MAPPING
     if origin in UNIONS or inner in (Any, object):
         return FieldKind.LITERAL
-    if isinstance(inner, type):
+    if is_class(inner):
         if issubclass(inner, enum.Enum):
             return FieldKind.CHOICE
         if is_data(inner):
@@ -162,14 +167,14 @@ def _is_path(inner: Any) -> bool:
     from flytekit.types.directory import FlyteDirectory
     from flytekit.types.file import FlyteFile
 
-    return isinstance(inner, type) and (inner is os.PathLike or issubclass(inner, (FlyteFile, FlyteDirectory)))
+    return is_class(inner) and (inner is os.PathLike or issubclass(inner, (FlyteFile, FlyteDirectory)))
 
 
 def is_frame(inner: Any) -> bool:
     """Whether it is a class of tables, which flytekit takes for one another."""
     from flytekit.types.structured import StructuredDataset
 
-    if not isinstance(inner, type):
+    if not is_class(inner):
         return False
     name = f"{inner.__module__.partition('.')[0]}.{inner.__name__}"
     return name in _FRAMES or issubclass(inner, StructuredDataset)
@@ -182,7 +187,7 @@ def is_data(inner: Any) -> bool:
 
 def suits(value: Any, inner: Any) -> bool:
     """Whether flytekit takes a variable's value for a class: its instances, any table for a table, paths for files."""
-    if not isinstance(inner, type):
+    if not is_class(inner):
         return True
     if is_frame(inner):
         return is_frame(type(value))
@@ -193,7 +198,7 @@ def suits(value: Any, inner: Any) -> bool:
 
 def choices_of(inner: Any) -> tuple[Choice, ...]:
     """The choices of an enum, a Literal, and of a bool that may be None."""
-    if isinstance(inner, type) and issubclass(inner, enum.Enum):
+    if is_class(inner) and issubclass(inner, enum.Enum):
         return tuple(Choice(m.name, _label(m), m) for m in inner)
     values = (True, False) if inner is bool else typing.get_args(inner)
     told = [str(value) for value in values]
@@ -209,7 +214,7 @@ def _label(member: enum.Enum) -> str:
 
 def members_of(inner: Any) -> list[Member] | None:
     """The members of a dataclass or a pydantic model; None for any other class."""
-    if not isinstance(inner, type):
+    if not is_class(inner):
         return None
     if dataclasses.is_dataclass(inner):
         try:

@@ -15,6 +15,7 @@ from flyteagent_nb.notebook.field_types import (
     FieldKind,
     bare,
     choices_of,
+    is_class,
     kind_of,
     members_of,
     suits,
@@ -119,7 +120,7 @@ def all_fields(fields: Iterable[Field]) -> Iterator[Field]:
 
 def fitting(field: Field, namespace: Mapping[str, Any]) -> list[str]:
     """The names of the variables that a field for data could take, the newest first."""
-    if field.kind not in (FieldKind.DATA, FieldKind.VARIABLE) or not isinstance(field.python_type, type):
+    if field.kind not in (FieldKind.DATA, FieldKind.VARIABLE) or not is_class(field.python_type):
         return []
     found = [
         name

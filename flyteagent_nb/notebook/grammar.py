@@ -12,8 +12,10 @@ PHASES = (
     "QUEUED", "WAITING_FOR_RESOURCES", "INITIALIZING", "RUNNING",
     "SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED", "UNKNOWN",
 )  # fmt: skip
-LANGUAGES = ("auto", "sql", "python", "yaml", "json")
+LANGUAGES = ("auto", "sql", "prompt", "shell", "python", "yaml", "json")
 CODE_LOCATIONS = ("kernel", "pickle", "image")
+SANDBOXES = ("bigquery", "snowflake", "openai")
+SANDBOX_ACTIONS = ("start", "stop", "status")
 _WIDTH = 80
 _INDENT = 26
 
@@ -33,6 +35,7 @@ class Kind(Enum):
     VARIABLE = auto()  # a variable that is there
     INPUT = auto()  # year=2024, or year alone
     ASSIGNMENT = auto()  # year=2024
+    TABLE = auto()  # shop.orders=a_variable
     INPUTS = auto()  # a dict
     CONFIG = auto()
     RETURNS = auto()
@@ -126,8 +129,9 @@ AGENT_TASK = Command(
     "%%agent_task",
     "Run the cell as a task of a Flyte agent",
     "An agent is a small service that hands work to another system (a data warehouse, a batch cluster, a web API), "
-    "watches it there, and brings the result back. The cell says what the work is: SQL, YAML or JSON for the agent "
-    "of TASK_TYPE, or a Python function under @task. It is sent as it stands; values go in as inputs.",
+    "watches it there, and brings the result back. The cell says what the work is: what the plug-in of TASK_TYPE takes "
+    "(SQL, a prompt, a shell script), its settings as YAML or JSON, or a Python function under @task. It is sent as it "
+    "stands; values go in as inputs. With --returns, YAML and JSON are sent as they stand too, past the plug-in.",
     (
         Argument("task_type", Kind.TASK_TYPE, (), "TASK_TYPE",
             "the kind of work, as %agent types lists them; not needed where the cell's @task says it"),
@@ -139,16 +143,16 @@ AGENT_TASK = Command(
         _RUN_NAME,
         _BACKGROUND,
         Argument("config", Kind.CONFIG, ("-c", "--config-value"), "KEY=VALUE",
-            "a setting of the task: Location=EU; $name takes a variable", repeats=True),
+            "a setting of the task: Location=EU; $name takes a variable, a.b=1 sets b in a", repeats=True),
         Argument("config_variable", Kind.VARIABLE, ("--config",), "VAR",
             "a variable that holds the task's whole configuration"),
         Argument("returns", Kind.RETURNS, ("--returns",), "NAME:TYPE,...",
-            "the outputs that the task has: path:str or n:int,rows:list[str]"),
+            "the outputs that the task has: path:str or n:int,rows:list[str]; for SQL pandas (the default), arrow or polars"),
         _SERVICE,
         _RETRIES,
         _TIMEOUT,
         Argument("language", Kind.CHOICE, ("--lang",), "LANG",
-            "what the cell is written in: auto (find out; the default), sql, python, yaml or json", choices=LANGUAGES),
+            "what the cell is written in: auto (find out; the default), sql, prompt, shell, python, yaml or json", choices=LANGUAGES),
         Argument("name", Kind.TEXT, ("--name",), "N", "the task's name in lists of runs and in errors"),
         Argument("code", Kind.CHOICE, ("--code",), "PLACE",
             "where the agent finds a function of this notebook: kernel (in this process), pickle (sent along) or image "
@@ -162,6 +166,7 @@ AGENT_TASK = Command(
         ("%%agent_task duckdb_query -i year=2024 -o df", "run the cell's SQL with the input year; the table is in df"),
         ("%%agent_task bigquery_query_job_task -c ProjectID=my-project -c Location=EU",
             "the same in a data warehouse, with two settings of its task"),
+        ("%%agent_task chatgpt -c model=gpt-4o-mini -o answer", "the cell is the prompt; the answer is in answer"),
         ("%%agent_task -i rows=train -o score", "run the cell's @task function; its input rows is the variable train"),
     ),
 )
@@ -202,10 +207,15 @@ _VERBS = (
         Argument("phase", Kind.CHOICE, ("--phase",), "PHASE",
             "only those in this phase, such as RUNNING, SUCCEEDED or FAILED", choices=PHASES),
         Argument("limit", Kind.POSITIVE, ("-n",), "N", "the newest N only"),
+        Argument("all_runs", Kind.FLAG, ("--all",), help="those of other kernels too, as far as they are on record"),
+        Argument("prune", Kind.FLAG, ("--prune",),
+            help="list what is old or too much by the settings days_kept and runs_kept, and would be forgotten; with --yes forget it"),
+        Argument("yes", Kind.FLAG, ("--yes",), help="with --prune: forget it, with its inputs, outputs and logs"),
         _HELP,
     ), (
         ("%agent runs", "all runs"),
         ("%agent runs --phase FAILED -n 5", "the last five that failed"),
+        ("%agent runs --all", "of every kernel, which is open and who follows it"),
     )),
     Command("%agent show", "Show one run: its state, inputs, outputs and error", "", (_RUN_ID, _HELP), (
         ("%agent show last", "the newest run"),
@@ -229,6 +239,29 @@ _VERBS = (
         ("%agent cancel 3f2 a41", "two runs, by the beginnings of their ids"),
         ("%agent cancel --all", "all that have not ended"),
     )),
+    Command("%agent attach", "Follow a run that another kernel began",
+        "A job goes on when its kernel ends. What is known of it is on record, so that another kernel can follow it to its end. Nothing is "
+        "created, and a job that fails is not tried again.", (
+        Argument("run_id", Kind.RUN_ID, (), "ID", _RUN_ID.help),
+        Argument("all_runs", Kind.FLAG, ("--all",), help="every run that is open and that no kernel follows"),
+        Argument("task", Kind.TASK, ("--task",), "TASK",
+            "the variable that holds its task, which knows the Python types of the outputs"),
+        _RUN_NAME, _HELP,
+    ), (
+        ("run = %agent attach 3f2", "follow the run whose id begins with 3f2; await run gives its outputs"),
+        ("%agent attach --all", "all that are open"),
+    )),
+    Command("%agent settle", "Say what became of a job whose kernel ended while it was being created",
+        "Such a run is unknown: there may be a job or not, and only the service itself can tell.", (
+        _RUN_ID,
+        Argument("job", Kind.TEXT, ("--job",), "META",
+            "there is one: its resource meta as text, mostly JSON such as {\"job_id\": \"x\"}, or hex:... for bytes"),
+        Argument("gone", Kind.FLAG, ("--gone",), help="there is none"),
+        _HELP,
+    ), (
+        ("%agent settle 3f2 --job '{\"job_id\": \"x1\"}'", "the job is x1; %agent attach follows it"),
+        ("%agent settle 3f2 --gone", "there is no job; the run has ended"),
+    )),
     Command("%agent serve", "Let others use this notebook's agents, over a network port",
         "Opens one more address on the agent service of this notebook. A caller needs its token, unless --open is "
         "given; no notebook keeps it: it is the attribute token of the result.", (
@@ -250,6 +283,23 @@ _VERBS = (
         ("%agent stop", "all of them"),
         ("%agent stop 127.0.0.1:8000", "this one"),
     )),
+    Command("%agent sandbox", "Try connectors with no account, on stand-ins for their services",
+        "A stand-in is a server on this machine that speaks as the service does, as far as it goes. While it runs, the "
+        "connectors of this notebook go to it instead of the service, and each run says so. When it stops, or the "
+        "kernel ends, everything is as it was.", (
+        Argument("sandbox", Kind.CHOICE, (), "NAME",
+            "bigquery, snowflake or openai; if not given, all of them", choices=(*SANDBOXES, *SANDBOX_ACTIONS[1:])),
+        Argument("action", Kind.CHOICE, (), "ACTION",
+            "start (what NAME alone does), stop or status", choices=SANDBOX_ACTIONS),
+        Argument("tables", Kind.TABLE, ("--table",), "NAME=VALUE",
+            "make a table of a variable (a DataFrame, an Arrow table) or of a file: shop.orders=df, "
+            "shop.orders='orders.csv'", repeats=True),
+        _HELP,
+    ), (
+        ("%agent sandbox", "what there is, and what runs"),
+        ("%agent sandbox bigquery --table shop.orders=df", "start one, with a table of the variable df"),
+        ("%agent sandbox openai stop", "stop it"),
+    )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),
@@ -257,6 +307,16 @@ _VERBS = (
     ), (
         ("%agent remove my_job", "the agent of my_job, in every version"),
         ("%agent remove my_job@1", "version 1 only"),
+    )),
+    Command("%agent doctor", "Find out what is wrong, and what mends it",
+        "Looks at versions and packages, forks and proxies, the agent service and its socket, the run folder, the page, "
+        "the plug-ins, and what each task type wants: secrets, variables, packages, credentials. Values are never shown.", (
+        Argument("task_type", Kind.TASK_TYPE, (), "TYPE",
+            "a task type, also one that nobody serves: what it wants, and the known faults of its agent"),
+        _HELP,
+    ), (
+        ("%agent doctor", "everything"),
+        ("%agent doctor snowflake", "one task type"),
     )),
     Command("%agent nest", "Let blocking calls run inside async cells",
         "A notebook has an event loop of its own, and some libraries refuse to block inside it. This applies "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from flyteagent_nb.errors import ArgumentError, CellError, TaskStopped, TaskTypeNotFoundError, WaitTimeoutError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError, closest
 from flyteagent_nb.notebook import arguments as grammar
-from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, RunList, Served, View, run_details
+from flyteagent_nb.notebook.record_verbs import RecordVerbs
+from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View
 from flyteagent_nb.notebook.waiting import stop_guard
+from flyteagent_nb.plugins import hint_of_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from flyteagent_nb.notebook.showing import Showing
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
-
-FOLLOW = 0.1
-"""Seconds between two looks at the output of a run that is followed."""
 
 
 @magics_class
@@ -56,7 +53,7 @@ class AgentMagics(Magics):
         inputs = grammar.input_values(arguments.inputs, arguments.inputs_mapping, self.shell.user_ns)
         from flyteagent_nb.notebook.cells import task_of_cell
 
-        task = task_of_cell(
+        task, inputs = task_of_cell(
             arguments,
             cell,
             namespace=self.shell.user_ns,
@@ -76,19 +73,25 @@ class AgentMagics(Magics):
         arguments = grammar.parse_agent(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
+        if arguments.verb == "doctor":  # of use most of all where the service does not start
+            return self._doctor(arguments)
         self._workspace.wait()
         if arguments.verb is None:
             return self._showing.panel()
+        record = RecordVerbs(self._workspace, self.shell)
         verbs: dict[str, Callable[[AgentArguments], Any]] = {
             "types": self._types,
             "run": self._run,
             "form": self._form,
-            "runs": self._runs,
-            "show": self._show,
-            "logs": self._logs,
-            "cancel": self._cancel,
+            "runs": record.runs,
+            "show": record.show,
+            "logs": record.logs,
+            "cancel": record.cancel,
+            "attach": record.attach,
+            "settle": record.settle,
             "serve": self._serve,
             "stop": self._stop,
+            "sandbox": self._sandbox,
             "remove": self._remove,
             "nest": self._nest,
         }
@@ -97,7 +100,15 @@ class AgentMagics(Magics):
     # --- the verbs ---
 
     def _types(self, arguments: AgentArguments) -> View:
-        return AgentList(self._workspace.catalog.entries(), self._workspace.catalog.broken)
+        from flyteagent_nb.notebook.requirements import notes_of
+
+        entries = self._workspace.catalog.entries()
+        return AgentList(entries, self._workspace.catalog.broken, notes_of(entries))
+
+    def _doctor(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.doctor import examine
+
+        return examine(self._workspace, self._showing.page, arguments.task_type)
 
     def _run(self, arguments: AgentArguments) -> Any:
         inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
@@ -138,38 +149,6 @@ class AgentMagics(Magics):
             )
         return task
 
-    def _runs(self, arguments: AgentArguments) -> View:
-        runs = [run for run in self._workspace.runner.runs() if arguments.phase in ("", run.phase)]
-        return RunList(runs[: arguments.limit])
-
-    def _show(self, arguments: AgentArguments) -> View:
-        return run_details(self._workspace, self._workspace.runner.find(arguments.run_id))
-
-    def _logs(self, arguments: AgentArguments) -> View | None:
-        run = self._workspace.runner.find(arguments.run_id)
-        if arguments.follow:
-            self._follow(run)
-            return None
-        lines = run.logs()
-        return Lines(lines if arguments.lines is None else lines[-arguments.lines :])
-
-    def _cancel(self, arguments: AgentArguments) -> View:
-        runner = self._workspace.runner
-        runs = (
-            [run for run in runner.runs() if not run.done]
-            if arguments.all_runs
-            else [runner.find(i) for i in arguments.run_ids]
-        )
-        for run in runs:
-            run.cancel()
-        until = time.monotonic() + self._workspace.config.stop_grace
-        for run in runs:
-            try:
-                run.exception(max(0.0, until - time.monotonic()))
-            except WaitTimeoutError:
-                break  # the list tells which of them are still stopping
-        return RunList(runs)
-
     def _serve(self, arguments: AgentArguments) -> View:
         address = self._workspace.serve(arguments.port, arguments.host, open=arguments.open)
         return Served(address)
@@ -180,6 +159,11 @@ class AgentMagics(Magics):
             [("stopped", address.target) for address in stopped]
             or [("stopped", "nothing: only the private socket is served")]
         )
+
+    def _sandbox(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.sandbox_verb import run_sandbox
+
+        return run_sandbox(arguments, self._workspace, self._showing, self.shell.user_ns)
 
     def _remove(self, arguments: AgentArguments) -> View:
         removed = self._workspace.remove(arguments.task_type, arguments.version)
@@ -257,31 +241,13 @@ class AgentMagics(Magics):
                 f"no agent runs task '{task.name}': it is a {kind}",
                 task_type=kind,
                 version=task.task_type_version,
-                hint="what no agent runs is called as ever: my_task(x=1); %agent types lists what agents run",
+                hint=hint_of_type(kind)
+                or "what no agent runs is called as ever: my_task(x=1); %agent types lists what agents run",
             )
 
     def _bind(self, name: str, run: Run) -> None:
         if name:
             self.shell.user_ns[name] = run
-
-    def _follow(self, run: Run) -> None:
-        """Print what comes until the run ends; the stop button ends the following, not the run."""
-        shown = 0
-        try:
-            while True:
-                done = run.done
-                lines, shown = self._workspace.captured_since(run.id, shown)
-                for line in lines:
-                    sys.stdout.write(line + "\n")
-                if done:
-                    return
-                _wait(run, FOLLOW)
-        except KeyboardInterrupt:
-            raise TaskStopped(
-                f"stopped following run {run.id} of {run.name}; it goes on",
-                run_ids=[run.id],
-                hint=f"%agent cancel {run.id} stops it",
-            ) from None
 
     def _compile_python(self, body: str) -> tuple[ast.Module, Callable[[], Any]]:
         """Compile the cell as IPython would; what is returned runs it in the user's namespace.
@@ -311,14 +277,6 @@ class AgentMagics(Magics):
             entries = self._workspace.catalog.entries()
             if all(e.task_type != arguments.task_type for e in entries):
                 self._workspace.catalog.current(arguments.task_type)
-
-
-def _wait(run: Run, seconds: float) -> None:
-    """Wait for the end of a run, ``seconds`` at most."""
-    try:
-        run.exception(seconds)
-    except WaitTimeoutError:
-        return
 
 
 def _without_question(line: str) -> str:

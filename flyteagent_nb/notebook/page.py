@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextvars
 import logging
 import sys
 import threading
@@ -21,13 +22,19 @@ if TYPE_CHECKING:
     from flyteagent_nb.notebook.pump import Pump
 
 AT_MOST = 0.1
-"""Seconds between two updates of a block where a browser listens."""
+"""Seconds between two updates of a block where a browser listens, on the average."""
+
+BURST, APART = 3, 0.03
+"""So many updates may come sooner, so many seconds apart: a young run changes quickly, and its changes are not all as far apart."""
 
 SELDOM = 1.0
 """Seconds between two updates where none does: a terminal, papermill, a front end without our widget."""
 
 HELD = 10.0
 """Seconds that a block stays as it is at the most while a list in it is open."""
+
+SETTLE = 0.5
+"""Seconds that a cell waits at its end for the ends of its blocks to be sent, at the most."""
 
 OLD = 2.0
 """Seconds that what a page has of a block may be behind: an update is on its way then."""
@@ -44,8 +51,10 @@ class Block:
     Attributes:
         id: its display id.
         sent: when it was last sent, by the monotonic clock.
+        paced: when it would be sent next if all updates were AT_MOST apart.
         made: when what was sent last was made, in seconds since the epoch: the page tells which one it has.
         held: until when it stays as it is, by the monotonic clock: a list in it is open, which would close.
+        publisher: IPython's, through which it was shown.
         due: whether it must be sent although it looks as before: a page may have an older one, or a button that waits for an answer.
         loaded: whether a page shows it from the file: displays do not reach it there.
         poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
@@ -56,10 +65,11 @@ class Block:
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
-        self.sent = 0.0
+        self.sent = self.paced = 0.0
         self.made = 0.0
         self.held = 0.0
         self.polled = 0.0
+        self.publisher: Any = None
         self.due = False
         self.loaded = False
 
@@ -100,6 +110,7 @@ class Page:
         self._shell = shell
         self._blocks: dict[str, Block] = {}
         self._touched: set[str] = set()
+        self._later: dict[str, tuple[float, Block, contextvars.Context]] = {}
         self._commands: collections.deque[Callable[[], object]] = collections.deque()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -119,6 +130,11 @@ class Page:
         """The mark of this kernel's HTML; empty before the widget is there."""
         return self._browser.kernel if self._browser is not None else ""
 
+    @property
+    def connected(self) -> bool:
+        """Whether a page has said that it runs our widget."""
+        return self._browser is not None and bool(self._browser.ready)
+
     # --- on the main thread ---
 
     def show(self, block: Block) -> None:
@@ -128,13 +144,20 @@ class Page:
             return
         self._connect()
         self._blocks[block.id] = block
-        block.sent = time.monotonic()
         self._publish(block, update=False)
         if block.live:
             self._start()
             self.touch(block)
         else:
             del self._blocks[block.id]
+
+    def show_later(self, block: Block, seconds: float) -> None:
+        """Show a block in the cell that runs now, in so many seconds, unless it has ended by then; whatever the main thread does."""
+        if self.in_kernel:
+            # The context is what tells ipykernel 7 which cell it is; before, that is the one that runs.
+            self._later[block.id] = (time.monotonic() + seconds, block, contextvars.copy_context())
+            self._start()
+            self._wake.set()
 
     def on(self, what: str, handler: Callable[[dict[str, Any]], object]) -> None:
         """Let ``handler(message)`` answer what is clicked under that name in any block, on the page's thread."""
@@ -146,9 +169,14 @@ class Page:
             self._pump.hold()
 
     def after_cell(self, *_: Any) -> None:
-        """A cell has ended."""
+        """A cell has ended; so has what came to its end in it, for those too who listen to a cell no longer than it runs."""
         if self._pump is not None:
             self._pump.release()
+        if self._thread is not None and any(not block.live for block in tuple(self._blocks.values())):
+            sent = threading.Event()
+            self._commands.extend((self._update, sent.set))
+            self._wake.set()
+            sent.wait(SETTLE)
 
     def beat(self) -> None:
         """A cell that waits gives the page a moment, some times a second."""
@@ -158,6 +186,7 @@ class Page:
     def close(self) -> None:
         """End the thread and the widget; what is shown stays, without what could act."""
         atexit.unregister(self._halt)
+        self._later.clear()
         for block in tuple(self._blocks.values()):
             block.close()
         self._closed = True
@@ -222,15 +251,16 @@ class Page:
     def _update(self) -> float | None:
         """Send what has changed and may be sent; the seconds until something else may."""
         browser = self._browser is not None and self._browser.ready
-        interval = AT_MOST if browser else SELDOM
-        pause = self._poll()
+        pauses = [pause for pause in (self._poll(), self._show_due()) if pause is not None]
+        pause = min(pauses, default=None)
         for block_id in tuple(self._touched):
             block = self._blocks.get(block_id)
             if block is None:
                 self._touched.discard(block_id)
                 continue
             live = block.live
-            left = max(block.sent + interval, block.held) - time.monotonic() if live else 0.0
+            after = max(block.sent + APART, block.paced - BURST * AT_MOST) if browser else block.sent + SELDOM
+            left = max(after, block.held) - time.monotonic() if live else 0.0
             if left > 0:
                 pause = left if pause is None else min(pause, left)
                 continue
@@ -243,6 +273,21 @@ class Page:
                 if block.live and block.poll is None:
                     self._touched.add(block.id)
                     pause = SELDOM if pause is None else min(pause, SELDOM)
+        return pause
+
+    def _show_due(self) -> float | None:
+        """Show what was to be shown by now; the seconds until the next."""
+        pause: float | None = None
+        for block_id, (due, block, context) in tuple(self._later.items()):
+            left = due - time.monotonic()
+            if left > 0 and block.live:
+                pause = left if pause is None else min(pause, left)
+                continue
+            del self._later[block_id]
+            if block.live:
+                self._blocks[block_id] = block
+                self._guarded(lambda block=block, context=context: context.run(self._publish, block, update=False))  # type: ignore[misc]
+                self.touch(block)  # it may have ended meanwhile
         return pause
 
     def _poll(self) -> float | None:
@@ -266,7 +311,6 @@ class Page:
     def _send(self, block: Block) -> None:
         if block.due or not block.live or block.changed():
             block.due = False
-            block.sent = time.monotonic()
             self._publish(block, update=True)
 
     def _end(self, block: Block) -> None:
@@ -318,12 +362,30 @@ class Page:
 
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live
-        made = time.time()
+        block.sent, made = time.monotonic(), time.time()
+        block.paced = max(block.paced, block.sent) + AT_MOST
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
         block.made = made
         if self._browser is not None and update and (block.loaded or not live):
             self._browser.send({"block": block.id, "html": data["text/html"], "at": round(made, 3)})
-        self._shell.display_pub.publish(data=data, metadata={}, transient={"display_id": block.id}, update=update)
+        content = {"data": data, "metadata": {}, "transient": {"display_id": block.id}}
+        publisher = self._shell.display_pub
+        if not update:
+            block.publisher = publisher
+        elif _sends(block.publisher):  # not to a %%capture of another cell
+            publisher = block.publisher
+        if update and _sends(publisher):
+            # As ipykernel's own publish does, but for its flush of stdout and stderr: that waits for its turn among busy threads, 40 ms
+            # and more, and matters to what is new on the page only.
+            publisher.session.send(
+                publisher.pub_socket,
+                "update_display_data",
+                content,
+                parent=publisher.parent_header,
+                ident=publisher.topic,
+            )
+        else:
+            publisher.publish(**content, update=update)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         """A block that cannot be rendered must not end the thread that all others need."""
@@ -332,3 +394,8 @@ class Page:
         except Exception:
             if not sys.is_finalizing():
                 logger.exception("a view of flyteagent_nb could not be updated")
+
+
+def _sends(publisher: Any) -> bool:
+    """Whether it sends what it is given to a front end, as ipykernel's does; those of ``%%capture`` and of a terminal do not."""
+    return all(hasattr(publisher, name) for name in ("session", "pub_socket", "parent_header", "topic"))

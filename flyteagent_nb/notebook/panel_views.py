@@ -227,7 +227,7 @@ def _run_lines(s: RunSnapshot) -> list[str]:
     sign, word, *_ = look(s)
     begin = f"  {s.id}  {sign} {word:<12} {render.seconds(s.elapsed):>7}  "
     tried = f", try {s.attempt} of {s.attempts}" if s.attempts > 1 else ""
-    lines = [begin + clip(f"{s.name} ({s.task_type}{tried})", WIDTH - len(begin))]
+    lines = [begin + clip(f"{s.name} ({s.task_type}{', stand-in' if s.stand_in else ''}{tried})", WIDTH - len(begin))]
     message = _message(s)
     return [*lines, " " * 14 + clip(message, WIDTH - 14)] if message else lines
 
@@ -354,9 +354,13 @@ def axis(snapshots: Sequence[RunSnapshot], now: float) -> tuple[float, float, st
 def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> str:
     name, kind, message = clip(s.name, 60), clip(s.task_type, 60), clip(_message(s), 300)
     seen = look(s)
-    found = escape(f"{s.id} {name} {kind} {seen.word} {s.agent} {clip(message, 80)}".lower())
+    words = (s.id, name, kind, seen.word, s.agent, *((s.stand_in,) if s.stand_in else ()), clip(message, 80))
+    found = escape(" ".join(words).lower())
     ticks = f' data-fa-elapsed="{s.elapsed:.2f}"' if acts and not s.done else ""
     tried = f" {_soft(f'try {s.attempt} of {s.attempts}')}" if s.attempts > 1 else ""
+    if s.stand_in:
+        style = f"color:{ORANGE};font-size:12px"
+        tried += f' <span class="fnb-wait" style="{style}" title="{escape(s.stand_in)}">stand-in</span>'
     if s.ended is not None and s.ended < began:
         shown = _soft(f"◂ {_clock(s.submitted, now)}")
     else:

@@ -75,6 +75,16 @@ def seconds(value: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def left_open_text(snapshots: Sequence[RunSnapshot]) -> str:
+    """A line about the runs that earlier kernels left open, newest first; empty where there are none."""
+    if not snapshots:
+        return ""
+    told = ", ".join(f"{s.id} ({s.name})" for s in snapshots[:3]) + (", ..." if len(snapshots) > 3 else "")
+    count = "1 run of an earlier kernel is" if len(snapshots) == 1 else f"{len(snapshots)} runs of earlier kernels are"
+    follow = f"attach {snapshots[0].id}" if len(snapshots) == 1 else "attach --all"
+    return f"{count} still open: {told}. %agent {follow} goes on with {'it' if len(snapshots) == 1 else 'them'}."
+
+
 def ago(at: float, now: float) -> str:
     """When something was, seen from ``now`` (both in seconds since the epoch)."""
     passed = max(0.0, now - at)
@@ -89,6 +99,11 @@ def ago(at: float, now: float) -> str:
 def look(snapshot: RunSnapshot) -> Look:
     """How a run's phase is told, the cancel that is under way considered."""
     return _STOPPING if snapshot.stopping and not snapshot.done else look_of(snapshot.phase)
+
+
+def type_text(snapshot: RunSnapshot) -> str:
+    """A run's task type, and that its service was not the real one."""
+    return f"{snapshot.task_type} (stand-in)" if snapshot.stand_in else snapshot.task_type
 
 
 def escape(text: object) -> str:

@@ -35,6 +35,10 @@ def run_text(s: RunSnapshot) -> str:
     if s.attempts > 1:
         parts.append(f"try {s.attempt} of {s.attempts}")
     lines = ["  ".join((*parts, f"run {s.id}"))]
+    if s.held:
+        lines.append(f"  {s.held}")
+    if s.stand_in:
+        lines.append(f"  on {s.stand_in}")
     if s.error is not None:
         lines.append(f"  {clip(s.error.message, 300)}")
     elif s.message:
@@ -83,7 +87,11 @@ def run_html(
         foot.append(f"{s.agent} on {s.service}" if s.service != "kernel" else s.agent)
     told = phases_text(s) if s.done and len(s.phases) > 1 else ""
     left = [f'<span class="fnb-soft" style="{_SMALL}">{escape(told)}</span>'] if told else []
-    if s.message and s.error is None and not s.done:
+    if s.stand_in:
+        left.insert(0, f'<span class="fnb-wait" style="color:{ORANGE}">on {escape(s.stand_in)}</span>')
+    if s.held:
+        left.append(f'<span class="fnb-wait" style="color:{ORANGE}">{escape(s.held)}</span>')
+    elif s.message and s.error is None and not s.done:
         left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
     right = [f'<span style="overflow-wrap:anywhere">{link(name, uri)}</span>' for name, uri in s.log_links]
     right += [f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
@@ -210,6 +218,7 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
         ("run", s.id),
         ("task", f"{s.name} ({s.task_type}{f' version {s.version}' if s.version else ''})"),
         ("agent", f"{s.agent} on service {s.service}, {'sync' if s.is_sync else 'async'}" if s.service else ""),
+        ("stand-in", f"it ran on {s.stand_in}" if s.stand_in else ""),
         ("phase", " ".join(look(s)[:2])),
         ("submitted", when),
         (
@@ -217,6 +226,7 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
             f"{seconds(s.elapsed)} ({phases_text(s)})" if phases_text(s) else seconds(s.elapsed),
         ),
         ("attempt", f"{s.attempt} of {s.attempts}" if s.attempts > 1 else ""),
+        ("state", s.held),
         ("message", s.message),
         ("error code", s.error_code),
         ("error", "\n".join([s.error.message, *s.error.details()]) if s.error is not None else ""),
@@ -242,9 +252,10 @@ def _mapping(value: Mapping[str, Any]) -> str:
 
 def run_row(s: RunSnapshot, now: float) -> tuple[str, ...]:
     """A run as a row under RUN_COLUMNS."""
-    message = (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.message
+    message = (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.held or s.message
     phase = " ".join(look(s)[:2]) + (f" (try {s.attempt} of {s.attempts})" if s.attempts > 1 else "")
-    return (s.id, s.name, s.task_type, phase, seconds(s.elapsed), render.ago(s.submitted, now), clip(message, 80))
+    began = render.ago(s.submitted, now)
+    return (s.id, s.name, render.type_text(s), phase, seconds(s.elapsed), began, clip(message, 80))
 
 
 def group_html(
@@ -279,6 +290,7 @@ def group_html(
             f'<tr style="{_TR}">'
             f'<td style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis" title="{escape(s.name)}">{escape(s.name)}</td>'
             f'<td class="fnb-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
+            f'<td class="fnb-wait" style="{_ROW};color:{ORANGE}" title="{escape(s.stand_in)}">{"stand-in" if s.stand_in else ""}</td>'
             f'<td class="fnb-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
             f'<td style="{_ROW};width:46%;min-width:160px">{lane(s, began, end)}</td>'
             f'<td class="fnb-soft" style="{_ROW};{MONO}">{escape(s.id)}</td>'
@@ -286,11 +298,11 @@ def group_html(
         )
         if s.error is not None:
             told = escape(clip(s.error.message, 300))
-            rows.append(f'<tr style="{_TR}"><td colspan="6" style="{_ROW};white-space:normal">{told}</td></tr>')
+            rows.append(f'<tr style="{_TR}"><td colspan="7" style="{_ROW};white-space:normal">{told}</td></tr>')
     more = len(snapshots) - shown
     if more > 0:
         rows.append(
-            f'<tr style="{_TR}"><td colspan="6" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
+            f'<tr style="{_TR}"><td colspan="7" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
         )
     head = (
         f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'

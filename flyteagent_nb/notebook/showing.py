@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.blocks import GroupBlock, RunBlock
+from flyteagent_nb.notebook.progress import PATIENCE, Line, Work, work
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Iterator, Sequence
 
     from flyteagent_nb.notebook.page import Block, Page
     from flyteagent_nb.notebook.panel import PanelBlock
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
-
-PATIENCE = 1.0
-"""Seconds before something that goes on is shown."""
 
 _group: contextvars.ContextVar[GroupWait | None] = contextvars.ContextVar("flyteagent_nb_group", default=None)
 
@@ -39,7 +37,7 @@ class Wait:
         self._quiet = quiet
         self._preview = preview
         self._began = time.monotonic()
-        self._line = 0.0
+        self._line = Line()
         self.block: Block | None = None
 
     def __call__(self, runs: Sequence[Run]) -> None:
@@ -64,22 +62,17 @@ class Wait:
 
     def _in_place(self, runs: Sequence[Run]) -> None:
         """A terminal: one line, drawn over once a second."""
-        if time.monotonic() - self._line < PATIENCE or not sys.stdout.isatty():
+        if time.monotonic() - self._line.drawn < PATIENCE or not self._line.works:
             return
-        self._line = time.monotonic()
         open_runs = [run.snapshot for run in runs if not run.done]
         if open_runs:
             s = open_runs[0]
             more = f" and {len(open_runs) - 1} more" if len(open_runs) > 1 else ""
-            told = f"{' '.join(render.look(s)[:2])} {s.name} {render.seconds(s.elapsed)}{more} {s.message}"
-            sys.stdout.write(f"\r\x1b[K{render.clip(told, 78)}")
-            sys.stdout.flush()
+            self._line.draw(f"{' '.join(render.look(s)[:2])} {s.name} {render.seconds(s.elapsed)}{more} {s.message}")
 
     def end(self) -> None:
         """The wait is over: a line that was drawn over is taken away."""
-        if self._line:
-            sys.stdout.write("\r\x1b[K")
-            sys.stdout.flush()
+        self._line.end()
 
 
 class GroupWait(Wait):
@@ -122,6 +115,20 @@ class Showing:
     def show(self, run: Run) -> None:
         """Show a run where the cell stands, and follow it."""
         self.page.show(self.block(run))
+
+    def work(self, title: str, *, done: str = "") -> contextlib.AbstractContextManager[Work]:
+        """Show what the body does, when it takes longer than a second: ``with showing.work("Exporting the project") as work``.
+
+        Args:
+            title: what goes on, verb first.
+            done: the name of it in the line that stays; the title less its verb where it is empty.
+        """
+        return work(self.page, title, done=done)
+
+    def starting(self, opened: concurrent.futures.Future[None]) -> None:
+        """Show that the agent service starts, until it does."""
+        with self.work("Starting the agent service") as shown:
+            shown.wait(opened, lambda: self._workspace.doing)
 
     @contextlib.contextmanager
     def wait(self, *, quiet: bool = False, preview: bool = False) -> Iterator[Wait]:

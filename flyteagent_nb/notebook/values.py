@@ -311,6 +311,13 @@ def _assignment(argument: Argument, text: str) -> tuple[str, str | None]:
     return name, value
 
 
+def _table(_: Argument, text: str) -> tuple[str, str]:
+    name, value = _pair(text, "shop.orders=df")
+    if not value:
+        raise ArgumentError(f"{name} has no value", hint=f"write {name}=df, or {name}='orders.csv'")
+    return unquoted(name), value
+
+
 def _config(_: Argument, text: str) -> tuple[str, str]:
     key, value = _pair(text, "Location=EU")
     if value is None:
@@ -339,6 +346,7 @@ _READERS: dict[Kind, Callable[[Argument, str], Any]] = {
     Kind.VARIABLE: _variable,
     Kind.INPUT: _input,
     Kind.ASSIGNMENT: _assignment,
+    Kind.TABLE: _table,
     Kind.INPUTS: _text,
     Kind.CONFIG: _config,
     Kind.RETURNS: lambda _, text: output_types(text),

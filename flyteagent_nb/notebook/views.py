@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render, run_views
+from flyteagent_nb.plugins import mending_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,29 +81,58 @@ class AgentList(list["AgentEntry"], View):
 
     Attributes:
         broken: the plug-ins that could not be imported.
+        notes: for each agent what it lacks and what is known of it, and the colour of that; empty where nobody looked.
     """
 
-    def __init__(self, entries: Iterable[AgentEntry], broken: Sequence[BrokenPlugin]) -> None:
+    def __init__(
+        self,
+        entries: Iterable[AgentEntry],
+        broken: Sequence[BrokenPlugin],
+        notes: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(entries)
         self.broken = tuple(broken)
+        self.notes = tuple(notes)
 
     def text(self) -> str:
         """The table, and what is broken."""
-        text = render.table_text(render.TYPE_COLUMNS, self._rows(), "no agents")
-        broken = [f"broken: {b.name} ({b.package}): {b.reason}" for b in self.broken]
-        return "\n".join((text, *broken))
+        text = render.table_text(self._columns, self._rows(), "no agents")
+        broken = []
+        for b in self.broken:
+            broken.append(f"broken: {b.name} ({b.package}): {b.reason}")
+            if mend := mending_command(b.package, b.reason):
+                broken.append(f"  → {mend}, then restart the kernel")
+        return "\n".join((text, *broken, *self._more()))
 
     def html(self) -> str:
         """The table, and what is broken."""
-        text = render.table_html(render.TYPE_COLUMNS, self._rows(), "no agents")
-        broken = "".join(
-            f"<div>{render.span('✗ broken', 'color:#d8453c;font-weight:600')} {render.escape(f'{b.name} ({b.package}): {b.reason}')}</div>"
-            for b in self.broken
+        last = len(self._columns) - 1
+        colours = [{last: colour} for _, colour in self.notes]
+        text = render.table_html(self._columns, self._rows(), "no agents", colours)
+        broken = ""
+        for b in self.broken:
+            mend = mending_command(b.package, b.reason)
+            told = f"{b.name} ({b.package}): {b.reason}" + (f" → {mend}, then restart the kernel" if mend else "")
+            mark = render.span("✗ broken", f"color:{render.RED};font-weight:600")
+            broken += f"<div>{mark} {render.escape(told)}</div>"
+        return (
+            text + broken + "".join(f'<div style="color:{render.GREY}">{render.escape(m)}</div>' for m in self._more())
         )
-        return text + broken
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*render.TYPE_COLUMNS, "state") if self.notes else render.TYPE_COLUMNS
+
+    def _more(self) -> list[str]:
+        return (
+            ["%agent doctor TYPE tells more of a task type"] if any(len(words) > 1 for words, _ in self.notes) else []
+        )
 
     def _rows(self) -> list[tuple[str, ...]]:
-        return [(e.task_type, str(e.version), "sync" if e.is_sync else "async", e.name, e.package) for e in self]
+        rows: list[tuple[str, ...]] = [
+            (e.task_type, str(e.version), "sync" if e.is_sync else "async", e.name, e.package) for e in self
+        ]
+        return [(*row, words) for row, (words, _) in zip(rows, self.notes, strict=True)] if self.notes else rows
 
     __repr__ = View.__repr__
 
@@ -140,6 +170,21 @@ class Served(Pairs):
         super().__init__([*rows, ("close it", f"%agent stop {address.target}")])
 
 
+class Pruned(Pairs):
+    """What is forgotten of the runs on record, or would be.
+
+    Attributes:
+        run_ids: the runs, oldest first.
+    """
+
+    def __init__(self, run_ids: Sequence[str], *, done: bool) -> None:
+        self.run_ids = list(run_ids)
+        count = f"{len(self.run_ids):,} run{'' if len(self.run_ids) == 1 else 's'}"
+        told = f"{count}, with inputs, outputs and logs"
+        rows = [("forgotten" if done else "would go", told if self.run_ids else "nothing is old or too much")]
+        super().__init__(rows if done or not self.run_ids else [*rows, ("forget them", "%agent runs --prune --yes")])
+
+
 class DryRun(View):
     """What would be sent.
 
@@ -163,4 +208,5 @@ class DryRun(View):
 
 def run_details(workspace: Workspace, run: Run) -> Pairs:
     """All that is known of a run."""
-    return Pairs(run_views.details(run.snapshot, workspace.runner.attempts(run), workspace.captured(run.id)))
+    attempts, captured = workspace.kept.attempts(run), run.logs()
+    return Pairs(run_views.details(run.snapshot, attempts, captured))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
+from flyteagent_nb.plugins import hint_of_type, plugin_of_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,13 +161,14 @@ class Router:
                 version=version,
                 hint=f"it is served in version {', '.join(map(str, versions))}; a version matches exactly, as in FlytePropeller",
             )
-        near = closest(task_type, {t for t, _ in known})
+        near = None if plugin_of_type(task_type) else closest(task_type, {t for t, _ in known})
         return TaskTypeNotFoundError(
             f"{where} task type '{task_type}'",
             task_type=task_type,
             version=version,
             suggestion=near,
-            hint=(f"did you mean {near}? " if near else "")
+            hint=(not near and not service and hint_of_type(task_type))
+            or (f"did you mean {near}? " if near else "")
             + "%agent types lists what there is; install the plug-in that has the agent, or register one in a cell",
         )
 

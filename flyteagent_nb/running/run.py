@@ -13,7 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from flyteagent_nb.errors import FlyteAgentNBError, RunAbortedError, WaitTimeoutError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -57,6 +57,8 @@ class RunSnapshot(NamedTuple):
         notes: what a person should know about earlier attempts or about a job that may live on.
         error: why it failed, or None.
         error_code: the code that FlytePropeller would record, or an empty string.
+        held: who has it where this kernel does not follow it, or an empty string.
+        stand_in: what stands in for the service that the agent talks to, in words, or an empty string.
     """
 
     id: str
@@ -80,6 +82,8 @@ class RunSnapshot(NamedTuple):
     notes: tuple[str, ...] = ()
     error: FlyteAgentNBError | None = None
     error_code: str = ""
+    held: str = ""
+    stand_in: str = ""
 
     @property
     def done(self) -> bool:
@@ -150,6 +154,21 @@ class Run:
         self._watchers: list[Callable[[Run], object]] = []
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # so that cancelling a wait cannot cancel it
+
+    @classmethod
+    def kept(cls, snapshot: RunSnapshot, control: RunControl) -> Run:
+        """A run on record, which this kernel does not follow."""
+        run = cls(snapshot, control)
+        if snapshot.done and snapshot.phase != "SUCCEEDED":
+            run._future.set_result(None)
+        return run
+
+    @classmethod
+    def ended(cls, snapshot: RunSnapshot, control: RunControl, outputs: dict[str, Any], returned: Any) -> Run:
+        """A run on record that has succeeded, with what it came to."""
+        run = cls(snapshot, control)
+        run.finish(snapshot, outputs, returned)
+        return run
 
     def __repr__(self) -> str:
         s = self._snapshot
@@ -263,6 +282,8 @@ class Run:
 
     def _value(self) -> Any:
         error = self._snapshot.error
+        if error is None and self._snapshot.phase == "ABORTED":  # settled by hand
+            error = JournalError(f"run {self.id} of {self.name} was settled: there is no job", hint="run it again")
         if error is not None:
             # A copy of the traceback would grow with each wait on the same error object.
             raise error.with_traceback(None)

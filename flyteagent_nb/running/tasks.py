@@ -29,7 +29,9 @@ from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
 from flytekit.utils.asyn import loop_manager
 
+from flyteagent_nb import tables
 from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, closest
+from flyteagent_nb.running.wording import secret_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +57,8 @@ class TaskCall:
         prepare: makes the literals, on a worker; raises InputError.
         convert: outputs -> (values by name, what calling the task would return); raises OutputError.
         converts_at_once: whether ``convert`` takes microseconds and may run on the loop.
+        output_types: the Python type of each output, or what ``type_records`` made of it; for a later kernel.
+        stand_in: what stands in for the service that the agent talks to, in words, or an empty string.
     """
 
     name: str
@@ -63,6 +67,8 @@ class TaskCall:
     prepare: Callable[[], literals_pb2.LiteralMap] | None
     convert: Callable[[literals_pb2.LiteralMap], tuple[dict[str, Any], Any]]
     converts_at_once: bool
+    output_types: Mapping[str, Any]
+    stand_in: str = ""
 
 
 def runs_on_agent(task: Any) -> bool:
@@ -109,7 +115,7 @@ def call_of(
     template = template_of(task, context=context, code=code, code_folder=code_folder)
     literals: literals_pb2.LiteralMap | None = None
     prepare = None
-    if all(t in PLAIN for t in interface.inputs.values()):
+    if all(isinstance(t, type) and t in PLAIN for t in interface.inputs.values()):
         literals = literals_pb2.LiteralMap()
         for name, value in values.items():
             literals.literals[name].CopyFrom(_plain_literal(task, context, name, value, interface.inputs[name]))
@@ -121,7 +127,8 @@ def call_of(
         inputs=literals,
         prepare=prepare,
         convert=functools.partial(convert_outputs, task, context),
-        converts_at_once=all(t in PLAIN for t in interface.outputs.values()),
+        converts_at_once=all(isinstance(t, type) and t in PLAIN for t in interface.outputs.values()),
+        output_types=interface.outputs,
     )
 
 
@@ -148,6 +155,7 @@ def call_of_literals(
         prepare=None,
         convert=_as_literals,
         converts_at_once=True,
+        output_types=task.python_interface.outputs,
     )
 
 
@@ -196,31 +204,46 @@ def convert_outputs(
     Raises:
         OutputError: an output that its type cannot take; it names the output.
     """
-    return in_context(context, _convert_outputs, task, context, outputs)
+    interface = task.python_interface
+    return convert_as(interface.outputs, task.name, context, outputs, interface.output_tuple_name)
+
+
+def convert_as(
+    types: Mapping[str, Any],
+    task_name: str,
+    context: FlyteContext,
+    outputs: literals_pb2.LiteralMap,
+    tuple_name: str | None = None,
+) -> tuple[dict[str, Any], Any]:
+    """The same, by the types given; ``task_name`` is for errors, and ``tuple_name`` that of the tuple of several."""
+    return in_context(context, _convert_outputs, types, task_name, context, outputs, tuple_name)
 
 
 def _convert_outputs(
-    task: PythonTask[Any], context: FlyteContext, outputs: literals_pb2.LiteralMap
+    types: Mapping[str, Any],
+    task_name: str,
+    context: FlyteContext,
+    outputs: literals_pb2.LiteralMap,
+    tuple_name: str | None,
 ) -> tuple[dict[str, Any], Any]:
-    interface = task.python_interface
     values: dict[str, Any] = {}
-    for name, python_type in interface.outputs.items():
+    for name, python_type in types.items():
         try:
-            values[name] = TypeEngine.to_python_value(
-                context, Literal.from_flyte_idl(outputs.literals[name]), python_type
-            )
+            values[name] = tables.value_of(context, Literal.from_flyte_idl(outputs.literals[name]), python_type)
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
+            wanted = tables.wanted(python_type) or python_type
             raise OutputError(
-                f"output '{name}' of task '{task.name}' does not become {_a(_type_name(python_type))}: {_first_line(error)}",
-                task=task.name,
+                f"output '{name}' of task '{task_name}' does not become {_a(_type_name(wanted))}: {_first_line(error)}",
+                task=task_name,
                 name=name,
-                hint="the agent's value and the task's interface disagree: change one of them",
+                hint=secret_hint(str(error))
+                or "the agent's value and the task's interface disagree: change one of them",
             ) from error
     if not values:
         return values, None
-    if len(values) == 1 and not interface.output_tuple_name:
+    if len(values) == 1 and not tuple_name:
         return values, next(iter(values.values()))
-    return values, collections.namedtuple(interface.output_tuple_name or "DefaultNamedTupleOutput", values)(**values)
+    return values, collections.namedtuple(tuple_name or "DefaultNamedTupleOutput", values)(**values)
 
 
 def _as_literals(outputs: literals_pb2.LiteralMap) -> tuple[dict[str, Any], Any]:
@@ -301,7 +324,7 @@ def _serialization_settings() -> SerializationSettings:
     try:
         image = ImageConfig.auto_default_image()
     except ValueError:  # a Python that flytekit has no image of: no agent of this kernel looks at it
-        image = ImageConfig.auto("cr.flyte.org/flyteorg/flytekit:latest")
+        image = ImageConfig.auto(img_name="cr.flyte.org/flyteorg/flytekit:latest")
     return SerializationSettings(image, project="flytesnacks", domain="development", version="notebook")
 
 

@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from flyteagent_nb import wire
 from flyteagent_nb.running.propeller import DEFAULT_DEADLINE
 
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
 
+    from flyteagent_nb.running.propeller import Pace
+
 LINES = 12
 """Lines of an agent's message that an error shows."""
+
+SAID = 300
+"""Characters of a failed poll's words that a live view shows."""
 
 LINE_LENGTH = 2000
 """Characters of one of them."""
 
+_SECRET = re.compile(r"Unable to find secret for key (\S+) in group (\S+)")
 _FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 
 
@@ -41,19 +48,55 @@ def status_words(error: grpc.aio.AioRpcError, operation: str, deadline: float | 
     return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
 
 
+def poll_failed(said: str, failures: int, pace: Pace, limit: float) -> str:
+    """What a live view says of a run whose last polls failed: the words first, then what comes of it.
+
+    Args:
+        said: what the last poll ended with.
+        failures: polls that failed, in a row.
+        pace: the pace of polling.
+        limit: seconds that polls may fail in a row, where the pace does not say.
+    """
+    seconds = limit if pace.failure_seconds is None else pace.failure_seconds
+    until = f"until they have failed for {seconds:g} s" if seconds else f"until {pace.failures} in a row have failed"
+    head = next(iter(said.splitlines()), "")[:SAID]
+    return f"{head} (polls fail, {failures} so far; the job is polled again {until}, then the run fails)"
+
+
 def words_and_frames(message: str) -> tuple[str, list[str]]:
     """An agent's message without the frames that our servicers add to it, and the frames."""
-    said, frames = [], []
+    said, frames, known = [], [], []
     for line in message.splitlines():
         frame = _FRAME.match(line)
         if frame:
             frames.append(frame[1])
+        elif line.startswith(wire.KNOWN_FAULT):
+            known.append(line)
         else:
             said.append(line)
     shown = said[:LINES]
     if len(said) > LINES:
         shown.append(f"[{len(said) - LINES} more lines: %agent show]")
+    shown += known
     return "\n".join(line[:LINE_LENGTH] for line in shown).strip() or "the agent gave no reason", frames
+
+
+def said_and_notes(message: str) -> tuple[str, list[str]]:
+    """A reply's message without the lines that tell what would go wrong on a cluster, and those lines."""
+    if wire.IN_PRODUCTION not in message:
+        return message, []
+    lines = message.splitlines()
+    notes = [line for line in lines if line.startswith(wire.IN_PRODUCTION)]
+    return "\n".join(line for line in lines if line not in notes), notes
+
+
+def secret_hint(words: str) -> str:
+    """The way out where flytekit misses a secret; empty where ``words`` do not say so."""
+    missing = _SECRET.search(words)
+    if missing is None:
+        return ""
+    name = "_".join(part.upper() for part in (missing[2], missing[1]) if part != "None")
+    return f"reading it takes a secret of its own in this kernel: os.environ['_FSEC_{name}'] = '...'"
 
 
 def plain(struct: Struct) -> dict[str, Any]:

@@ -62,23 +62,35 @@ class Talk(AsyncAgentExecutorMixin, PythonTask):
     def get_custom(self, settings):
         return self.custom
 
-times = {}
-def note(run):
-    times.setdefault(run.message, time.time())
+import flyteagent_nb.running.run as running
+changes = []  # (when the runner published it, the run's age, its text on the page), in their order
+plain_publish = running.Run.publish
+def publish(run, snapshot):
+    at = time.time()
+    plain_publish(run, snapshot)
+    text = f"end {run.id}" if run.done else run.message
+    if text and all(text != each[2] for each in changes[-1:]):
+        changes.append((at, at - snapshot.submitted, text))
+running.Run.publish = publish
 flyteagent_nb.submit(Talk(0.0)).result()
 """
 
-BUSY = f"""
+COMPUTES = f"""
 run = flyteagent_nb.submit(Talk({SECONDS}))
-run.watch(note)
 display(run)
 while not run.done:
     sum(i * i for i in range(1000))
 """
 
+WAITS = f"Talk({SECONDS})()"
+
 WATCH = """() => { window.came = {};
-  const look = () => { for (const found of document.body.innerText.matchAll(/step \\d+\\./g)) {
-    window.came[found[0]] ??= (performance.timeOrigin + performance.now()) / 1000; } };
+  const look = () => {
+    const now = (performance.timeOrigin + performance.now()) / 1000, text = document.querySelector('.jp-Notebook').innerText;
+    for (const found of text.matchAll(/step \\d+\\./g)) window.came[found[0]] ??= now;
+    for (const over of document.querySelectorAll('.fnb-box:not([data-fa-kernel])'))
+      if (over.innerText.includes('Succeeded')) window.came['end ' + over.innerText.match(/[0-9a-f]{10}/)[0]] ??= now;
+  };
   new MutationObserver(look).observe(document.querySelector('.jp-Notebook'), {childList: true, subtree: true}); }"""
 
 
@@ -96,18 +108,29 @@ def main() -> None:
 
 
 def latency(notebook: Notebook) -> None:
-    """From the runner's change to the text on the page, the kernel's main thread in a loop of pure Python."""
+    """From the runner's change to its text on the page, or to a newer one's where it was overtaken."""
     notebook.page.evaluate(WATCH)
-    for _ in range(RUNS):
-        notebook.ok(BUSY)
-        notebook.clear()
-    came = notebook.page.evaluate("window.came")
-    changed = eval(notebook.value("times"))
-    taken = sorted((came[text] - at) * 1e3 for text, at in changed.items() if text in came)
-    print(
-        f"{'from a change in the runner to its text on the page, main busy':<64} p50 {_at(taken, 0.5):6.0f} ms   "
-        f"p99 {_at(taken, 0.99):6.0f} ms   (aim 150 ms; {len(taken)} of {len(changed)} changes were shown)"
-    )
+    notebook.ok(COMPUTES)  # the page has our widget from here on
+    for what, cell, shown_from in (("computes in Python", COMPUTES, 0.0), ("waits on a run", WAITS, 1.1)):
+        notebook.value("changes.clear()")
+        for _ in range(RUNS):
+            notebook.ok(cell)
+            notebook.clear()
+        came = notebook.page.evaluate("window.came")
+        taken, next_came = [], float("inf")
+        for at, age, text in reversed(eval(notebook.value("changes"))):
+            if text.startswith("end "):
+                next_came = float("inf")  # another run begins here
+            next_came = min(next_came, came.get(text, float("inf")))
+            if age >= shown_from:  # a wait shows itself after a second
+                taken.append((next_came - at) * 1e3)
+        taken.sort()
+        print(
+            f"{f'a change in the runner to its text on the page, main {what}':<72} p50 {_at(taken, 0.5):6.0f} ms   "
+            f"p99 {_at(taken, 0.99):6.0f} ms   worst {taken[-1]:6.0f} ms   ratio {_at(taken, 0.99) / 150:5.2f}  "
+            f"(p99 to the aim, 150 ms; {len(taken)} changes)",
+            flush=True,
+        )
 
 
 def _at(values: list[float], share: float) -> float:
@@ -132,8 +155,9 @@ def share(notebook: Notebook, talks: bool) -> None:
         notebook.clear()
     what = "whose message changes with each poll" if talks else "that only go on"
     print(
-        f"{f'{VIEWS} live views of runs {what}: share of a processor':<64} {(used[True] - used[False]) * 100:6.0f} %    "
-        f"beside {used[False] * 100:.0f} % for the runs themselves"
+        f"{f'the kernel with {VIEWS} live views of runs {what}':<72} {used[True] * 100:6.1f} %    "
+        f"the same runs, none shown {used[False] * 100:6.1f} %   ratio {used[True] / used[False]:5.2f}  (shares of one processor)",
+        flush=True,
     )
 
 

@@ -20,16 +20,16 @@ VERSIONS = ("6.31", "7.1", "7.3")
 VARIABLE = "BROWSER_KERNELS"
 
 
-def named_kernels() -> dict[str, str]:
-    """Interpreters by the version of their ipykernel, as the variable names them.
+def named_kernels(variable: str = VARIABLE) -> dict[str, str]:
+    """Interpreters by name, as the variable has them; by the version of their ipykernel where no other variable is asked for.
 
     Raises:
         ValueError: it reads otherwise.
     """
-    named = [each for each in os.environ.get(VARIABLE, "").split(",") if each]
+    named = [each for each in os.environ.get(variable, "").split(",") if each]
     for each in named:
         if "=" not in each:
-            raise ValueError(f"{VARIABLE}: {each!r} is not VERSION=/path/to/python")
+            raise ValueError(f"{variable}: {each!r} is not NAME=/path/to/python")
     return dict(each.split("=", 1) for each in named)
 
 

@@ -25,6 +25,7 @@ WAYS = {
     "%%agent_task": "%%agent_task scripted\nphases: [RUNNING]",
     "a call": "slow(a=1)",
     "a workflow": "flow(a=1)",
+    "a cell that ran another": "get_ipython().run_cell('1')\nslow(a=1)",
     "an async cell": "import asyncio\nawait asyncio.sleep(0)\nslow(a=1)",
 }
 
@@ -131,7 +132,7 @@ def other(request: pytest.FixtureRequest, server: Server, browser: BrowserContex
     assert not problems
 
 
-@pytest.mark.parametrize("way", ["%agent run", "a call", "an async cell"])
+@pytest.mark.parametrize("way", ["%agent run", "a call", "a cell that ran another", "an async cell"])
 def test_by_click_on_another_ipykernel(other: Notebook, way: str, figure: Callable[[str], None]) -> None:
     other.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
     cancel_while_busy(other, way, f"lab, {other.name.removesuffix('.ipynb')}", figure)

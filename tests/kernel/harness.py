@@ -1,4 +1,4 @@
-"""A real kernel of this interpreter, driven as a front end drives it: run a cell, press stop, press Tab; all with time limits."""
+"""A real kernel of this interpreter or another, driven as a front end drives it: run a cell, press stop, press Tab; with time limits."""
 
 from __future__ import annotations
 
@@ -123,12 +123,13 @@ class Kernel:
     Args:
         folder: an empty folder for its kernel spec, its log and its temporary files.
         env: environment variables beside this process's own.
+        python: the interpreter; this one where nothing is said.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
         spec = folder / "kernels" / "here"
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [python, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "here", "language": "python"}))
         self.temporary = folder / "t"
         self.temporary.mkdir()
@@ -220,6 +221,14 @@ class Kernel:
         cell = self._cells[message]
         until = time.monotonic() + limit
         while text not in cell.stdout:
+            assert message not in self._idle, f"the cell ended without {text!r}:\n{cell}"
+            self._take(self._get(self.client.get_iopub_msg, until, cell))
+
+    def wait_for_display(self, message: str, text: str, *, limit: float = LIMIT) -> None:
+        """Wait until what a running cell displays says ``text``."""
+        cell = self._cells[message]
+        until = time.monotonic() + limit
+        while not any(text in str(data.get("text/plain")) for data in cell.displays):
             assert message not in self._idle, f"the cell ended without {text!r}:\n{cell}"
             self._take(self._get(self.client.get_iopub_msg, until, cell))
 

@@ -142,7 +142,10 @@ def one_error(kernel: Kernel, code: str) -> str:
         ("%%agent_task scripted\n- 1", "the cell is a list"),
         ("%%agent_task scripted\nSELECT 1", "the cell is a str"),
         ("%%agent_task scripted\nwhen: 2024-01-01", "put quotes around dates"),
-        ("%%agent_task scripted --lang sql\nSELECT 1", "no installed plug-in has an SQL task for 'scripted'"),
+        (
+            "%%agent_task scripted --lang shell\necho",
+            "no installed plug-in has a task with a shell script for 'scripted'",
+        ),
         ("%%agent_task\nSELECT name FROM t", "the cell is not Python: line 2"),
         ("%%agent_task\nx = 1\ndef f(:\n    pass", "the cell is not Python: line 3"),
         ("%%agent_task\nawait nothing", "the cell is not Python: line 2: 'await' outside function"),

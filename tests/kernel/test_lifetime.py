@@ -42,7 +42,7 @@ def test_two_kernels_at_once_have_a_service_each(new_kernel: NewKernel) -> None:
     one, two = loaded(new_kernel()), loaded(new_kernel())
     one.ok(JOBS)
     addresses = {
-        kernel.value("import flyteagent_nb; flyteagent_nb.get_workspace().addresses()[0].target")
+        kernel.value("import flyteagent_nb; flyteagent_nb.get_workspace().host.addresses[0].target")
         for kernel in (one, two)
     }
     assert len(addresses) == 2
