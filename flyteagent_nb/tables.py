@@ -7,8 +7,11 @@ Polars with a plug-in and for Parquet only. What it cannot read is read as Arrow
 from __future__ import annotations
 
 import importlib
+import os
 import typing
 from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb import bigquery_tables
 
 if TYPE_CHECKING:
     from flytekit import FlyteContext
@@ -89,6 +92,12 @@ def value_of(context: FlyteContext, literal: Literal, python_type: Any) -> Any:
     table = literal.scalar.structured_dataset if literal.scalar is not None else None
     if frame is None or table is None:
         return TypeEngine.to_python_value(context, literal, python_type)
+    if (
+        table.uri.startswith("bq://")
+        and "BIGQUERY_EMULATOR_HOST" not in os.environ
+        and _is_there("google.cloud.bigquery")
+    ):
+        return converted(bigquery_tables.read(table.uri), frame)
     for source in (frame, *(s for s in _sources(table.uri) if s is not frame)):
         if _decodes(source, table):
             value = TypeEngine.to_python_value(context, literal, source)
@@ -154,6 +163,14 @@ def _decodes(frame: Any, table: Any) -> bool:
     try:
         Engine.get_decoder(frame, protocol, _format(table))
     except ValueError:
+        return False
+    return True
+
+
+def _is_there(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
         return False
     return True
 

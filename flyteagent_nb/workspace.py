@@ -199,7 +199,7 @@ class Workspace:
                 BrokenPlugin("duckdb", "flyteagent_nb.agents.duckdb", "flyteagent_nb", str(error))
             )
             return
-        if not self.catalog.generations(TASK_TYPE):
+        if all(entry.task_type != TASK_TYPE for entry in self.catalog.entries()):
             self.catalog.register(DuckDBAgent())
 
     async def _start(self) -> None:

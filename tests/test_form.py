@@ -370,6 +370,23 @@ def test_while_a_run_is_under_way_run_does_nothing_and_the_run_is_shown_live(
     assert not shown.all("button", **{"data-fa-do": "cancel"})
 
 
+def test_it_is_sent_again_only_where_it_looks_different(workspace: Workspace, agents: Agents, page: Page) -> None:
+    block = FormBlock(echo_task({"n": (int, 5)}), workspace, page, {})
+    for _ in range(2):
+        assert block.changed()
+        block.html("")
+        assert not block.changed()  # a front end without our widget would get it once a second, for ever
+        press_run(block, n="many")
+    assert "n: " in block.says()
+    press_run(block, n="2")
+    assert block.changed() and block.run is not None and block.run.exception(60) is None
+    assert block.says() == f"{block.run.name}: Succeeded"
+    block.html("")
+    assert not block.changed()
+    block.close()
+    assert block.changed()
+
+
 def test_it_may_be_run_again_with_what_was_typed(workspace: Workspace, agents: Agents, page: Page) -> None:
     block = FormBlock(echo_task({"n": (int, 5)}), workspace, page, {}, values={"n": 7})
     runs = []

@@ -8,6 +8,7 @@ import html.parser
 import re
 import threading
 import types
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -339,7 +340,7 @@ class Shell:
     """A shell that keeps what is displayed. (What a kernel does with it is tested in real ones.)"""
 
     def __init__(self) -> None:
-        self.kernel = object()
+        self.kernel = SimpleNamespace(get_parent=lambda: {"metadata": {"cellId": "1"}})
         self.display_pub = self
         self.published: list[dict[str, Any]] = []
         self.came = threading.Condition()

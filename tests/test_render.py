@@ -58,6 +58,7 @@ ATTRIBUTES = {
     "colspan",
     "aria-label",
     "aria-disabled",
+    "aria-live",
 }
 OURS = "data-fa-"
 

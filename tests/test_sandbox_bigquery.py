@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import http.client
 import json
 import os
@@ -23,7 +24,7 @@ from flytekit.types.structured.structured_dataset import StructuredDatasetTransf
 
 from flyteagent_nb.errors import ArgumentError, OutputError, RunAbortedError, RunFailedError, ServiceError
 from flyteagent_nb.sandbox import bigquery_server
-from flyteagent_nb.sandbox.bigquery import address
+from flyteagent_nb.bigquery_tables import address
 from flyteagent_nb.sandbox.bigquery_server.__main__ import link_extension
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 plugin = pytest.importorskip("flytekitplugins.bigquery", reason="its numpy has no Python 3.13")
 pytest.importorskip("bqemulator", reason="it has no Python 3.10")
 pytest_plugins = ("fixtures_workspace",)
+# The connector makes a client for each call, and closes none.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 VARIABLES = ("BIGQUERY_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT")
 LIMIT = 60.0
@@ -104,6 +107,13 @@ class Sandbox:
             self.query(sql, **options)
         assert caught.value.message.partition(" failed: ")[2].startswith(caught.value.agent_message.splitlines()[0])
         return caught.value.agent_message
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Made first, so ended last: the connector's clients go while their warnings are let pass."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -113,9 +113,14 @@ def test_a_wait_can_be_stopped(start: type[Started]) -> None:
 
 
 def test_what_answers_in_its_place_is_not_it(start: type[Started]) -> None:
-    server = start("dies")
-    until(lambda: server.process.exit_code is not None)
-    assert wait_until(server.process, lambda: True, seconds=30) == "ended"
+    server = start()
+    assert wait_until(server.process, server.ready, seconds=30) == "ready"
+
+    def another_answers() -> bool:
+        ask(server.port, b"q")
+        return bool(until(lambda: server.process.exit_code is not None))
+
+    assert wait_until(server.process, another_answers, seconds=30) == "ended"
 
 
 def test_an_end_later_on_is_noticed(start: type[Started]) -> None:
@@ -134,6 +139,16 @@ def test_its_children_end_with_it(start: type[Started], words: tuple[str, ...]) 
     assert running(child)
     server.process.close()
     assert not running(pid) and not running(child)
+
+
+@posix
+def test_its_children_end_with_it_when_it_ends_by_itself(start: type[Started]) -> None:
+    server = start("child")
+    assert wait_until(server.process, server.ready, seconds=30) == "ready"
+    child = server.child()
+    ask(server.port, b"q")
+    until(lambda: server.process.exit_code is not None)
+    until(lambda: not running(child))
 
 
 @posix
@@ -211,6 +226,9 @@ def test_an_interrupt_of_the_kernels_group_does_not_reach_it(start: type[Started
     os.kill(watcher, signal.SIGINT)
     os.kill(watcher, signal.SIGHUP)
     assert server.ready() and server.process.exit_code is None
+    ask(server.port, b"q")
+    until(lambda: server.process.exit_code is not None)  # told by the watcher, which goes on
+    assert (server.state / "ended").read_text() == "1"
 
 
 @posix

@@ -52,6 +52,11 @@ class RunBlock(Block):
         """Whether the run has, or its output; its bar grows all the time. Each look at a job touches it, whatever it finds."""
         return (self._run.snapshot, self._tail()) != self._shown or time.monotonic() - self._shown_at > BARS
 
+    def says(self) -> str:
+        """The phase."""
+        s = self._run.snapshot
+        return f"{s.name}: {render.look(s).word}"
+
     def text(self) -> str:
         """The run in a few lines."""
         text = run_views.run_text(self._run.snapshot)
@@ -131,6 +136,10 @@ class GroupBlock(Block):
     def changed(self) -> bool:
         """Whether a run has; the bars grow all the time."""
         return [run.snapshot for run in self.runs] != self._shown or time.monotonic() - self._shown_at > BARS
+
+    def says(self) -> str:
+        """How many are in which phase."""
+        return f"{self.name}: {self._summary()}"
 
     def text(self) -> str:
         """A line a run."""

@@ -35,6 +35,12 @@ const clock = (seconds) => {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 };
 
+// All kernels of a page share it, and what is left of them when they are gone.
+const addStyle = () => {
+  if (document.getElementById("fnb-style")) return;
+  document.head.append(Object.assign(document.createElement("style"), { id: "fnb-style", textContent: STYLE }));
+};
+
 const BUTTONS = "[data-fa-do], [data-fa-fold] > summary";
 const CONTROLS = `${BUTTONS}, [data-fa-filter], [data-fa-field]`;
 
@@ -62,19 +68,18 @@ function start(model) {
   let heldAt = 0; // when the kernel was last told, in ms of this page
   let rest; // the timer that lets it go when nothing more is typed
 
-  const style = document.createElement("style");
-  document.head.append(style);
-  const alive = (now) => {
-    style.textContent = STYLE + (now ? `${ours} .fnb-live { display: revert !important; } ${ours} .fnb-still { display: none; }` : "");
-  };
+  const style = document.createElement("style"); // what acts is shown while the kernel answers
+  style.textContent = `${ours} .fnb-live { display: revert !important; } ${ours} .fnb-still { display: none; }`;
+  const voice = document.createElement("div"); // for screen readers: a block is replaced as a whole, which they do not tell, or all of it
+  voice.setAttribute("aria-live", "polite");
+  voice.style.cssText = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap";
   const send = (content) => {
     try {
       model.send(content);
     } catch { // the kernel is gone
-      alive(false);
+      end();
     }
   };
-  alive(true);
 
   const blockOf = (element) => element?.closest?.(ours);
   const of = (selector, event) => {
@@ -102,6 +107,8 @@ function start(model) {
       const text = control.textContent;
       if (text === "Copied") return;
       copy(control.dataset.faText);
+      hold(control); // an update would take the word away
+      say("Copied");
       control.textContent = "Copied";
       setTimeout(() => (control.textContent = text), 1200);
       return;
@@ -220,8 +227,8 @@ function start(model) {
     const control = of(CONTROLS, event);
     if (!control && event.type !== "focusin") return;
     const caret = control && control.selectionStart != null ? [control.selectionStart, control.selectionEnd] : null;
-    const host = control && blockOf(control).parentElement?.closest("[tabindex]");
-    focused = control && { key: keyOf(control), element: control, caret, host };
+    const place = control && blockOf(control).parentElement;
+    focused = control && { key: keyOf(control), element: control, caret, place, host: place?.closest("[tabindex]") };
   };
   const restore = (block) => {
     if (!memory.has(block.dataset.faBlock)) return;
@@ -245,14 +252,15 @@ function start(model) {
   };
   const refocus = () => {
     if (!focused || focused.element.isConnected) return;
-    const { key, caret, host } = focused;
+    const { key, caret, place, host } = focused;
     const now = document.activeElement;
     if (now && now !== document.body && now !== host && now.isConnected) {
       focused = null;
       return;
     }
-    for (const control of document.querySelectorAll(CONTROLS)) {
-      if (!blockOf(control) || keyOf(control) !== key) continue;
+    // A block may be on the page more than once ("Create New View for Cell Output"): the same place comes first.
+    for (const control of [...(place?.querySelectorAll(CONTROLS) ?? []), ...document.querySelectorAll(CONTROLS)]) {
+      if (!control.isConnected || !blockOf(control) || keyOf(control) !== key) continue;
       control.focus({ preventScroll: true });
       if (caret) control.setSelectionRange(...caret);
       focused.caret = caret; // focus() has made us look before it was set
@@ -286,15 +294,24 @@ function start(model) {
     }
   };
 
-  // What a page that was opened again shows of a block is replaced from here; the notebook's own updates come first.
-  const sent = ({ block, html, at }) => block === undefined ? alive(true) : setTimeout(() => {
-    for (const old of document.querySelectorAll(`${ours}[data-fa-block="${CSS.escape(block)}"]`))
-      if (!(Number(old.dataset.faAt) >= at)) old.outerHTML = html;
-  }, 150);
-  model.on("msg:custom", sent);
+  // The latest words alone, and not each at once: many runs may end together.
+  let words = "", speaks = null;
+  const say = (text) => {
+    words = text;
+    speaks ??= setTimeout(() => { speaks = null; voice.textContent = words; }, 500);
+  };
+
+  const sent = ({ block, html, at, say: text }) => {
+    if (text !== undefined) say(text);
+    else if (block === undefined) begin(); // the kernel answers
+    // What a page that was opened again shows of a block is replaced from here; the notebook's own updates come first.
+    else setTimeout(() => {
+      for (const old of document.querySelectorAll(`${ours}[data-fa-block="${CSS.escape(block)}"]`))
+        if (!(Number(old.dataset.faAt) >= at)) old.outerHTML = html;
+    }, 150);
+  };
   // The kernel was restarted, and answers no more; or its connection was lost and is there again.
-  const changed = () => { alive(false); send({ do: "ready" }); };
-  model.on("comm_live_update", changed);
+  const changed = () => { end(); send({ do: "ready" }); };
 
   let queued = false;
   const observer = new MutationObserver((changes) => {
@@ -304,20 +321,35 @@ function start(model) {
     queued = true;
     requestAnimationFrame(() => { queued = false; replaced(); });
   });
-  observer.observe(document.body, { childList: true, subtree: true });
-  const timer = setInterval(tick, 250);
   const listeners = [["pointerdown", down], ["pointerup", up], ["click", clicked], ["keydown", key], ["keyup", remember],
     ["input", typed], ["change", typed], ["change", left], ["focusout", left], ["focusin", remember], ["scroll", scrolled]];
-  for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
-  replaced();
+  let timer = null;
+  const begin = () => {
+    if (timer !== null) return;
+    timer = setInterval(tick, 250);
+    addStyle();
+    document.head.append(style);
+    document.body.append(voice);
+    observer.observe(document.body, { childList: true, subtree: true });
+    for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
+    replaced();
+  };
+  const end = () => {
+    clearInterval(timer);
+    timer = null;
+    style.remove();
+    voice.remove();
+    observer.disconnect();
+    for (const [name, handler] of listeners) window.removeEventListener(name, handler, true);
+  };
+  model.on("msg:custom", sent);
+  model.on("comm_live_update", changed);
+  begin();
   send({ do: "ready" });
   return () => {
-    for (const [name, handler] of listeners) window.removeEventListener(name, handler, true);
+    end();
     model.off("msg:custom", sent);
     model.off("comm_live_update", changed);
-    observer.disconnect();
-    clearInterval(timer);
-    style.remove();
   };
 }
 

@@ -66,12 +66,22 @@ class FormBlock(Block):
         self._closed = False
         self._below: RunBlock | None = None
         self._judge: Run | None = None  # the run whose error may still be about what the form shows
+        self._shown: tuple[object, ...] = ()
         self.run: Run | None = None
 
     @property
     def live(self) -> bool:
         """Whether it can still run something."""
         return not self._closed
+
+    def changed(self) -> bool:
+        """Whether something was clicked, or the run under it goes on."""
+        below = self._below
+        return self._state() != self._shown or (below is not None and below.live and below.changed())
+
+    def _state(self) -> tuple[object, ...]:
+        over = self.run is None or self.run.done
+        return self._closed, self._resets, self._texts, self._errors, self.run, over
 
     def close(self) -> None:
         """Nothing runs from here any more; the inputs and the last run stay."""
@@ -115,6 +125,11 @@ class FormBlock(Block):
         told = f"{error.message}; {error.hint}" if error.hint else error.message
         self._errors = {name if any(field.name == name for field in self._fields) else "": told}
 
+    def says(self) -> str:
+        """What is wrong, else how the run under it goes."""
+        wrong = [f"{name}: {told}" if name else told for name, told in self._errors.items()]
+        return "; ".join(wrong) or (self._below.says() if self._below is not None else "")
+
     def text(self) -> str:
         """The inputs, and how the task is run without a browser."""
         names = (name for name, value in list(self._namespace.items()) if value is self._task and name[:1] != "_")
@@ -129,6 +144,7 @@ class FormBlock(Block):
 
     def html(self, kernel: str) -> str:
         """The form, and the last run under it."""
+        self._shown = self._state()
         errors = dict(self._errors)
         failed = self._judge.error if self._judge is not None else None
         if isinstance(failed, InputError) and failed.name:  # what a worker could not convert

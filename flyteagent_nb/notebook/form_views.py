@@ -131,7 +131,7 @@ def _foot(fields: Sequence[Field], errors: Mapping[str, str], busy: bool) -> str
         '<div style="display:flex;flex-wrap:wrap;gap:4px 8px;align-items:baseline;margin-top:10px">'
         f'<button type="button" class="fnb-button" data-fa-do="run" data-fa-fields{state}>{"Running" if busy else "Run"}</button>'
         '<button type="button" class="fnb-button" data-fa-do="reset">Reset</button>'
-        f'<span class="fnb-bad" role="status" style="color:{RED};{_SMALL};flex:1;min-width:0;white-space:pre-wrap;'
+        f'<span class="fnb-bad" role="status" aria-live="off" style="color:{RED};{_SMALL};flex:1;min-width:0;white-space:pre-wrap;'
         f'overflow-wrap:anywhere">{said}</span><span class="fnb-soft" aria-hidden="true" style="{_SOFT}">{needed}</span></div>'
     )
 

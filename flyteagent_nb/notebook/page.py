@@ -57,6 +57,7 @@ class Block:
         publisher: IPython's, through which it was shown.
         due: whether it must be sent although it looks as before: a page may have an older one, or a button that waits for an answer.
         loaded: whether a page shows it from the file: displays do not reach it there.
+        said: the words that a person who cannot see it was told last.
         poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
         polled: when it was last looked at, by the monotonic clock.
     """
@@ -72,6 +73,7 @@ class Block:
         self.publisher: Any = None
         self.due = False
         self.loaded = False
+        self.said = ""
 
     @property
     def live(self) -> bool:
@@ -89,6 +91,10 @@ class Block:
     def html(self, kernel: str) -> str:
         """For a page. ``kernel`` marks what acts on this kernel; empty where nothing could."""
         raise NotImplementedError
+
+    def says(self) -> str:
+        """What a person who cannot see it is told when these words change, and only then; empty is nothing."""
+        return ""
 
     def close(self) -> None:
         """It is shown no more, or something else takes its place: nothing in it can act from now on."""
@@ -118,7 +124,7 @@ class Page:
         self._browser: Any = None
         self._pump: Pump | None = None
         self._acts: dict[str, Callable[[dict[str, Any]], object]] = {}
-        self._ended: collections.OrderedDict[str, Block] = collections.OrderedDict()
+        self._ended: collections.OrderedDict[str, str] = collections.OrderedDict()
 
     @property
     def in_kernel(self) -> bool:
@@ -181,6 +187,7 @@ class Page:
     def beat(self) -> None:
         """A cell that waits gives the page a moment, some times a second."""
         if self._pump is not None:
+            self._pump.hold()  # a cell that ran inside this one (%run) has released it
             self._pump.step()
 
     def close(self) -> None:
@@ -200,7 +207,7 @@ class Page:
 
     def _connect(self) -> None:
         """Make the widget, once; without a front end that runs it nothing acts, and all is shown."""
-        if self._browser is not None or not self.in_kernel:
+        if self._browser is not None or not self._from_page():
             return
         from flyteagent_nb.notebook.browser import Browser
         from flyteagent_nb.notebook.pump import Pump
@@ -209,6 +216,12 @@ class Page:
         if self._browser.comm is not None:
             self._pump = Pump(self._shell.kernel, self._browser.comm.comm_id)
             self._pump.hold()  # the cell that shows the first block is running
+
+    def _from_page(self) -> bool:
+        """Whether the cell that runs came from a page: those name it. nbclient and papermill do not, and would save our widget's code."""
+        get_parent = getattr(getattr(self._shell, "kernel", None), "get_parent", None)
+        parent = get_parent() if get_parent is not None else None
+        return isinstance(parent, dict) and "cellId" in (parent.get("metadata") or {})
 
     # --- any thread ---
 
@@ -266,7 +279,7 @@ class Page:
                 continue
             self._touched.discard(block_id)  # before it is rendered: a change from here on touches it again
             if not live:
-                self._end(block)
+                self._blocks.pop(block_id, None)
             self._guarded(lambda block=block: self._send(block))  # type: ignore[misc]
         if not browser:  # nobody counts the seconds on the page, so they are counted here
             for block in tuple(self._blocks.values()):
@@ -313,13 +326,6 @@ class Page:
             block.due = False
             self._publish(block, update=True)
 
-    def _end(self, block: Block) -> None:
-        """Follow it no more; a page that is opened again may still ask for it."""
-        self._blocks.pop(block.id, None)
-        self._ended[block.id] = block
-        while len(self._ended) > ENDED_KEPT:
-            self._ended.popitem(last=False)
-
     def _act(self, message: dict[str, Any]) -> None:
         what, block_id = str(message.get("do")), str(message.get("block"))
         block = self._blocks.get(block_id)
@@ -355,7 +361,7 @@ class Page:
         """A page has a block, made at that time; give it a newer one."""
         block, ended = self._blocks.get(block_id), self._ended.get(block_id)
         if ended is not None:
-            self._browser.send({"block": ended.id, "html": ended.html(""), "at": round(time.time(), 3)})
+            self._browser.send({"block": block_id, "html": ended, "at": round(time.time(), 3)})
         elif block is not None and isinstance(at, (int, float)) and at < block.made - OLD:
             block.loaded = True
             self._refresh(block)
@@ -366,8 +372,15 @@ class Page:
         block.paced = max(block.paced, block.sent) + AT_MOST
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
         block.made = made
+        if not live:  # a page that is opened again may still ask for it
+            self._ended[block.id] = data["text/html"]
+            while len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
         if self._browser is not None and update and (block.loaded or not live):
             self._browser.send({"block": block.id, "html": data["text/html"], "at": round(made, 3)})
+        said, block.said = block.said, block.says()
+        if self.connected and update and block.said not in ("", said):
+            self._browser.send({"say": block.said})
         content = {"data": data, "metadata": {}, "transient": {"display_id": block.id}}
         publisher = self._shell.display_pub
         if not update:

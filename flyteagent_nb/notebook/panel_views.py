@@ -276,7 +276,7 @@ def _phase(seen: Look, text: str, more: str = "") -> str:
 
 
 def _head(state: PanelState) -> str:
-    health, status = _HEALTH[state.service], ' role="status"'
+    health, status = _HEALTH[state.service], ' role="status" aria-live="off"'
     broken = _phase(_HEALTH["failed"], f"{len(state.broken)} broken") if state.broken else ""
     addresses = "".join(_address(address, state.now) for address in state.addresses)
     reason = f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{escape(state.reason)}</div>'

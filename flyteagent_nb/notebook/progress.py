@@ -148,6 +148,10 @@ class Work(Block):
     def _outcome(self) -> str:
         return seconds(self.elapsed) + (f": {self._failure}" if self._failure else "")
 
+    def says(self) -> str:
+        """What goes on, without the seconds."""
+        return f"{self.title}: {self._said}" if self.live else self.line()
+
     def text(self) -> str:
         """The same line: a terminal draws it over."""
         return self.line()
@@ -295,6 +299,7 @@ def work_end_html(done: str, outcome: str, *, failed: bool) -> str:
     """What is left of it: one line."""
     sign, kind, colour = ("✗", "bad", RED) if failed else ("✓", "ok", GREEN)
     return (
-        f'<div style="font-size:13px;overflow-wrap:anywhere"><span class="fnb-{kind}" role="status" style="color:{colour}">{sign}</span> '
+        '<div style="font-size:13px;overflow-wrap:anywhere">'
+        f'<span class="fnb-{kind}" role="status" aria-live="off" style="color:{colour}">{sign}</span> '
         f'{escape(done)}, <span class="fnb-soft" style="color:{GREY}">{escape(clip(outcome, 300))}</span></div>'
     )

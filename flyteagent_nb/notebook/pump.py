@@ -49,19 +49,21 @@ class Pump:
         return self._stream is not None
 
     def hold(self) -> None:
-        """Put the filter on, for as long as a cell runs. On the main thread."""
-        if self._stream is not None and self._usual is None and self._stream._recv_callback is not None:
+        """Put the filter on, for as long as a cell runs on the main thread; those of subshells are not in the way."""
+        if threading.current_thread() is not threading.main_thread() or self._stream is None:
+            return
+        if self._usual is None and self._stream._recv_callback is not None:
             self._usual, self._copy = self._stream._recv_callback, self._stream._recv_copy
             self._stream.on_recv(self._received, copy=self._copy)
 
     def release(self) -> None:
         """Take the filter off."""
-        if self._usual is not None:
+        if self._usual is not None and threading.current_thread() is threading.main_thread():
             usual, self._usual = self._usual, None
             self._stream.on_recv(usual, copy=self._copy)
 
     def step(self) -> None:
-        """Look for messages once, where the loop does not run because a cell blocks it. On the main thread."""
+        """Look for messages once, where the loop does not run because a cell blocks it."""
         if self._usual is not None and threading.current_thread() is threading.main_thread():
             self._stream.flush(1)  # zmq.POLLIN
 

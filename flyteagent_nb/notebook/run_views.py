@@ -77,7 +77,8 @@ def run_html(
         f'<b style="overflow-wrap:anywhere">{escape(s.name)}</b>',
         f'<span class="fnb-soft" style="{MONO}">{escape(s.task_type)}</span>',
         '<span style="flex:1"></span>',
-        f'<span class="fnb-{kind}" role="status" style="color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</span>',
+        f'<span class="fnb-{kind}" role="status" aria-live="off" style="color:{colour};font-weight:600;white-space:nowrap">'
+        f"{sign} {escape(word)}</span>",
         _elapsed(s, live),
     ]
     if live:
@@ -306,7 +307,7 @@ def group_html(
         )
     head = (
         f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'
-        f'<span class="fnb-soft" role="status" style="{_SMALL}">{escape(summary)}</span>'
+        f'<span class="fnb-soft" role="status" aria-live="off" style="{_SMALL}">{escape(summary)}</span>'
         f'<span class="fnb-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
     return frame(

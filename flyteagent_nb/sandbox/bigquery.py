@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.bigquery_tables import address
 from flyteagent_nb.errors import ArgumentError, ServiceError
 from flyteagent_nb.sandbox import bigquery_server
 from flyteagent_nb.sandbox.files import file_of
@@ -29,7 +30,6 @@ LOAD_TIMEOUT = 600.0
 ANONYMOUS = "_bqemu_anonymous"
 """The dataset that bqemulator names for the result of a query. It keeps no tables there: the rows are the job's."""
 
-_ADDRESS = re.compile(r"bq://(?P<project>.+)[:.](?P<dataset>[^:.]+)\.(?P<table>[^:.]+)")
 _DATASET = re.compile(r"[A-Za-z0-9_]+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]*")
@@ -180,18 +180,6 @@ class BigQueryStandIn(StandIn):
             )
         written = ".".join(each if each.isidentifier() else f"`{each}`" for each in names if each)
         return f"{written}, {made['rows']:,} row{'' if made['rows'] == 1 else 's'}"
-
-
-def address(uri: str) -> tuple[str, str, str]:
-    """Project, dataset and table of ``bq://project:dataset.table``; a project may have a colon and dots in it.
-
-    Raises:
-        ValueError: it is no such address.
-    """
-    found = _ADDRESS.fullmatch(uri)
-    if found is None:
-        raise ValueError(f"{uri} is no table of BigQuery's: bq://project:dataset.table")
-    return found["project"], found["dataset"], found["table"]
 
 
 def read(uri: str, columns: Sequence[str], place: Place) -> pyarrow.Table:

@@ -17,8 +17,9 @@ expect = pytest.importorskip("playwright.sync_api").expect
 
 TALL = "print('line\\n' * 30)"
 
-WINDOWED = """panel => { const nb = panel.content;
-  nb.notebookConfig = {...nb.notebookConfig, windowingMode: 'full'}; }"""
+WINDOWING = """mode => window.jupyterapp.serviceManager.settings.save(
+  '@jupyterlab/notebook-extension:tracker', JSON.stringify({windowingMode: mode}))"""
+"""JavaScript: says whether the notebooks that are opened from then on have only those cells on the page that are seen."""
 
 COUNT = """
 window.listening = new Map();
@@ -49,13 +50,17 @@ def test_scrolled_out_of_a_windowed_notebook_it_has_caught_up_when_it_is_back(
     for _ in range(8):
         notebook.ok(TALL)
     notebook.save()
-    notebook = tab.open("windowed.ipynb")  # what it shows now is of the file
+    tab.page.evaluate(WINDOWING, "full")
+    try:
+        notebook = tab.open("windowed.ipynb")  # what it shows now is of the file
+    finally:
+        tab.page.evaluate(WINDOWING, "none")
+    notebook.page.get_by_role("button", name="Cancel run").wait_for()
     cell = Cell(notebook, number)
-    cell.button("Cancel").wait_for()
-    notebook.evaluate(WINDOWED)
-    node = cell.root.element_handle()
     notebook.evaluate("(panel, n) => panel.content.scrollToItem(n, 'end')", number + 8)
-    notebook.page.wait_for_function("e => !e.isConnected", arg=node)
+    notebook.page.wait_for_function(
+        "e => e.getBoundingClientRect().bottom < 0 || !e.checkVisibility()", arg=cell.root.element_handle()
+    )
     notebook.value("[run.cancel() for run in __import__('flyteagent_nb').get_workspace().runner.runs()]")
     notebook.value("[run.exception(30) and None for run in __import__('flyteagent_nb').get_workspace().runner.runs()]")
     notebook.page.wait_for_timeout(500)  # the word of it has come, and found nothing to replace

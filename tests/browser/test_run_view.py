@@ -67,8 +67,21 @@ def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
     cell = nb.ok("%agent run slow a=1 -b")
     cell.shows("stage 2 of 4").button("Copy").click()
     cell.shows("Copied")
+    nb.value("[job.script.update(message='stage 3 of 4') for job in scripted.jobs.values()]")
+    nb.page.wait_for_timeout(700)
+    cell.shows("Copied", limit=0.1)  # an update does not take it away
+    cell.shows("stage 3 of 4")
     copied = json.loads(nb.page.evaluate("navigator.clipboard.readText()"))
     assert copied["task"] == "slow" and copied["service"] == "kernel" and "job-" in copied["resource_meta"]
+
+
+def test_a_screen_reader_is_told_of_the_phases_and_of_nothing_else(nb: Notebook) -> None:
+    nb.set("timed", "job_of(3.0)")
+    cell = nb.ok("%agent run timed a=1 -b")
+    cell.shows("Succeeded")
+    voice = nb.page.locator("body > [aria-live=polite]").filter(has_text="job")
+    voice.get_by_text("job: Succeeded").wait_for(state="attached")
+    assert cell.output.locator("[role=status]:not([aria-live=off])").count() == 0
 
 
 def test_nothing_jumps_while_it_goes_on(nb: Notebook) -> None:

@@ -52,6 +52,7 @@ def execute(folder: Path) -> Any:
 def check_outputs(made: Any) -> None:
     """What a reader of the saved file finds: text and HTML, without a widget, and nothing of it as code."""
     nbformat.validate(made)
+    assert "widgets" not in made.metadata  # the code of our widget, and nbconvert would ask a server for more
     rich = [o for cell in made.cells for o in cell.outputs if o.output_type in ("display_data", "execute_result")]
     assert {kind for output in rich for kind in output.data} == {"text/plain", "text/html"}
     html = "".join(output.data.get("text/html", "") for output in rich)

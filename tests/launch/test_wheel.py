@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launch.environments import ROOT, find_python, make, run, shell, size
+from launch.environments import ROOT, find_python, make, run, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,18 @@ def test_it_works_where_nothing_else_is_installed(
     python = make(here / "env", found)
     # flytekit declares Python below 3.13 and works on it.
     env = shell(PIP_IGNORE_REQUIRES_PYTHON="1") if version == "3.13" else shell()
-    command = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[duckdb]"]
+    # What is imported is compiled then: of all that is installed it would take a third of the time.
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "-c",
+        ROOT / "constraints.txt",
+        f"{wheel}[duckdb]",
+    ]
     run(command, cwd=here, env=env)
     assert "No broken requirements" in run([python, "-m", "pip", "check"], cwd=here)
     # -I: nothing of the repository can be imported.
@@ -43,7 +54,5 @@ def test_it_works_where_nothing_else_is_installed(
     got = json.loads(said)
     assert Path(got.pop("from")).is_relative_to(here)
     assert got == {"script": 42, "kernel": {"twice": "42", "text": "'Hello you'"}}
-    figure(
-        f"Python {version}, the wheel with the extra duckdb and all that they need: {size(here / 'env') / 1e6:.0f} MB"
-    )
+    figure(f"Python {version}: the wheel with the extra duckdb works")
     shutil.rmtree(here)

@@ -95,11 +95,11 @@ class Server:
         whole = psutil.Process(self.process.pid)
         for process in (whole, *whole.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                yield process.as_dict(["cmdline", "create_time", "memory_info", "pid"])
+                yield process.as_dict(["cmdline", "create_time", "memory_info"])
 
-    def kernels(self) -> dict[int, float]:
-        """Its kernels: when each was started, by the process's number."""
-        return {p["pid"]: p["create_time"] for p in self.processes() if "ipykernel_launcher" in (p["cmdline"] or ())}
+    def began(self, kernel: str) -> float:
+        """When the process of a kernel was started; its forks, which are started later, have its command line too."""
+        return float(min(p["create_time"] for p in self.processes() if kernel in " ".join(p["cmdline"] or ())))
 
     def megabytes(self) -> int:
         """Memory of it and all that it started."""
@@ -143,9 +143,8 @@ def visit(server: Server, browser: BrowserContext, path: str, *, by_itself: bool
     tab.page.set_default_timeout(LIMIT * 1000)
     news: list[str] = []
     tab.page.on("request", lambda request: news.append(request.url) if NEWS.search(request.url) else None)
-    known = server.kernels()
-    place = "" if by_itself else f"lab/tree/{path}"
-    tab.page.goto(f"{server.base}/{place}?token={server.token}")
+    place = "?" if by_itself else f"lab/tree/{path}?reset&"  # reset, or what was open before opens beside it
+    tab.page.goto(f"{server.base}/{place}token={server.token}")
     tab.page.wait_for_function(
         "path => window.jupyterapp?.shell.currentWidget?.context?.path === path"
         " && window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
@@ -156,7 +155,7 @@ def visit(server: Server, browser: BrowserContext, path: str, *, by_itself: bool
     notebook.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     notebook.wait_idle()
     now = time.time()
-    (began,) = (began for pid, began in server.kernels().items() if pid not in known)
+    began = server.began(notebook.evaluate("panel => panel.sessionContext.session.kernel.id"))
     cells = [c for c in notebook.evaluate("panel => panel.model.toJSON().cells") if c["cell_type"] == "code"]
     made = Visit(
         notebook=path,

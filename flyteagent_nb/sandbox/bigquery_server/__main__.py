@@ -14,6 +14,8 @@ from . import TOKEN_FILE
 def main() -> None:
     """Serve on the loopback port that the command line says, until somebody ends it."""
     folder = Path.cwd()
+    for name in [name for name in os.environ if name.upper().startswith("BQEMU_")]:
+        del os.environ[name]  # the settings of a bqemulator of the user's own
     os.environ.update(
         HOME=str(folder),  # DuckDB looks for its extensions there
         USERPROFILE=str(folder),
