@@ -5,10 +5,11 @@ An entry goes when its fault is mended: a test for each drives the installed con
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
+
+from flyteagent_nb.serving.airflow_faults import AIRFLOW_FAULTS
+from flyteagent_nb.serving.known_fault import KnownFault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,42 +23,6 @@ BROKEN_RECORD = "logs what does not fit its text"
 
 PICKLED_OUTPUT = "own service pickles output"
 """Our words for an output that is a literal where a value belongs; the sign of the faults that are about it."""
-
-
-@dataclass(frozen=True)
-class KnownFault:
-    """A fault of a released connector.
-
-    Attributes:
-        name: what the fault is called in tests.
-        task_type: the task type that it hits.
-        distribution: the package that has it.
-        versions: the versions in which it was seen.
-        what: what is wrong, in one sentence.
-        here: what a person sees in a notebook.
-        production: what happens on a cluster.
-        remedy: what to do.
-        sign: a regular expression that is found in the words of a failure that it explains; empty where no failure shows it.
-    """
-
-    name: str
-    task_type: str
-    distribution: str
-    versions: tuple[str, ...]
-    what: str
-    here: str
-    production: str
-    remedy: str
-    sign: str = ""
-
-    def explains(self, words: str) -> bool:
-        """Whether a failure of these words comes of this fault."""
-        return bool(self.sign and re.search(self.sign, words))
-
-    def told(self, version: str) -> str:
-        """The fault in one line, for the ``version`` that is installed."""
-        seen = "" if version in self.versions else f" (seen in {', '.join(self.versions)}; it may be mended in yours)"
-        return f"{self.distribution} {version}{seen}: {self.what} In production: {self.production} {self.remedy}"
 
 
 _SEEN = ("1.16.31",)
@@ -86,6 +51,27 @@ FAULTS = (
         production="the same; the query runs on, as it is neither followed nor cancelled.",
         remedy="Set GOOGLE_CLOUD_PROJECT where the connector runs.",
         sign=r"(?i)project (?:was not passed and )?could not be determined|GOOGLE_CLOUD_PROJECT",
+    ),
+    KnownFault(
+        name="bigquery-job-config",
+        task_type="bigquery_query_job_task",
+        distribution="flytekitplugins-bigquery",
+        versions=_SEEN,
+        what="create sends nothing of the task's QueryJobConfig: no default dataset, no labels, no limit of the bytes billed.",
+        here="a query that costs more than maximum_bytes_billed runs all the same.",
+        production="the same.",
+        remedy="Write full table names, and set limits of cost at the project.",
+    ),
+    KnownFault(
+        name="bigquery-parameters",
+        task_type="bigquery_query_job_task",
+        distribution="flytekitplugins-bigquery",
+        versions=_SEEN,
+        what="create knows no type for an input that is a list, Optional, timedelta or bytes.",
+        here="a KeyError of create.",
+        production="the same.",
+        remedy="Pass texts, numbers, booleans or datetimes, and convert them in the query.",
+        sign=r"^KeyError: (typing\.|<class '(list|datetime\.timedelta|bytes)'>|list\[)",
     ),
     KnownFault(
         name="snowflake-lost-error",
@@ -174,6 +160,7 @@ FAULTS = (
             ("spark", "flytekitplugins-spark", "QUEUED, BLOCKED, WAITING_FOR_RETRY, MAXIMUM_CONCURRENT_RUNS_REACHED"),
         )
     ),
+    *AIRFLOW_FAULTS,
 )  # fmt: skip
 """The faults that are known."""
 
