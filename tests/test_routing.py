@@ -96,13 +96,13 @@ def test_the_kind_and_the_service_come_from_the_listing(tmp_path: Path) -> None:
     on_loop(test)
 
 
-def test_the_service_that_was_added_first_wins(tmp_path: Path) -> None:
+def test_the_service_that_was_connected_last_wins(tmp_path: Path) -> None:
     async def test() -> None:
         router = Router()
         async with serving(tmp_path, router, one=Listing([agent("A", "t")]), two=Listing([agent("B", "t", "u")])):
-            assert (await router.resolve("t", 0)).agent == "A"
+            assert (await router.resolve("t", 0)).agent == "B"
             assert (await router.resolve("u", 0)).agent == "B"
-            assert (await router.resolve("t", 0, "two")).agent == "B"
+            assert (await router.resolve("t", 0, "one")).agent == "A"
             with pytest.raises(TaskTypeNotFoundError, match="the agent service 'one' serves no task type 'u'"):
                 await router.resolve("u", 0, "one")
             with pytest.raises(ServiceNotFoundError, match="no agent service is called 'onne'") as raised:

@@ -1,4 +1,8 @@
-"""Task type -> agent service. Listings come over the wire, from each service's ListAgents."""
+"""Task type -> agent service. Listings come over the wire, from each service's ListAgents, and propeller's rules choose among them.
+
+The order: the service that is asked for, an explicit route, an agent defined in this notebook, what the connected services list (rules 1
+to 3), what this kernel lists, the connected default service.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from flyteagent_nb import wire
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
 from flyteagent_nb.plugins import hint_of_type, plugin_of_type
+from flyteagent_nb.running.registry import Listing, Route, build_registry, look_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from flyteidl.admin.agent_pb2 import Agent
 
@@ -27,6 +33,19 @@ LIST_DEADLINE = 10.0
 ASK_AGAIN = 10.0
 """Seconds until a service that did not list its agents is asked again, unless a task type is looked for in vain before."""
 
+POLL = 10.0
+"""Seconds between two listings of a connected service, as propeller has it."""
+
+REASONS = {
+    "asked": "asked for",
+    "explicit": "a route",
+    "notebook": "defined in this notebook",
+    "listed": "it lists it",
+    "supported": "its configuration names it",
+    "default": "the default service",
+}
+"""Why a task goes to a service, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -34,40 +53,166 @@ class Resolved:
 
     Attributes:
         service: the client of the service.
-        agent: the agent's name there.
+        agent: the agent's name there; empty where the service does not list it.
         is_sync: whether one call does it all.
+        reason: a key of :data:`REASONS`.
     """
 
     service: AgentService
     agent: str
     is_sync: bool
+    reason: str = "listed"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connected service, as a person sees it.
+
+    Attributes:
+        name: its name.
+        target: its address.
+        is_default: whether it takes what nobody else serves.
+        types: how many task types it listed last.
+        unreachable: since when it does not answer, in seconds since the epoch, or None.
+        trouble: its last error, or an empty string.
+    """
+
+    name: str
+    target: str
+    is_default: bool
+    types: int
+    unreachable: float | None
+    trouble: str
 
 
 class Router:
-    """The services and what they list. On the loop's thread, but for :meth:`invalidate` and :meth:`lists`."""
+    """The services and what they list. On the loop's thread, but for :meth:`invalidate`, :meth:`lists` and what is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_notebook: Callable[[str, int], bool] = lambda task_type, version: False) -> None:
+        """Nobody is asked yet.
+
+        Args:
+            in_notebook: whether an agent that was defined in this notebook serves a task type and version. Any thread.
+        """
+        self._in_notebook = in_notebook
         self._services: dict[str, AgentService] = {}
         self._listings: dict[str, dict[tuple[str, int], Resolved]] = {}
+        self._routes: dict[tuple[str, int | None], str] = {}
+        self._supported: dict[str, Sequence[str]] = {}
+        self._default = ""
+        self._registry: dict[tuple[str, int], Route] = {}
         # A listing is stale while the number of its service's last change is not the one that it was asked for at.
         self._numbers = itertools.count(1)
         self._changed: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._failed: dict[str, tuple[float, grpc.aio.AioRpcError]] = {}  # since when, by the monotonic clock
+        self._silent: dict[str, float] = {}  # since when a service does not answer, in seconds since the epoch
         self._refreshing = asyncio.Lock()
+        self._polling: asyncio.Task[None] | None = None
 
-    async def add(self, service: AgentService) -> None:
-        """Add a service, or put another in the place of one with the same name."""
+    # --- who is there ---
+
+    async def add(self, service: AgentService, *, default: bool = False, supported: Sequence[str] = ()) -> None:
+        """Add a service, or put another in the place of one with the same name.
+
+        Args:
+            service: its client.
+            default: whether it takes what nobody else serves, as propeller's default service.
+            supported: the task types that are its own where nobody lists them.
+        """
+        before = self._services.pop(service.name, None)
         self._services[service.name] = service
+        self._listings.pop(service.name, None)
+        self._failed.pop(service.name, None)
+        self._silent.pop(service.name, None)
+        self._supported[service.name] = supported
+        if default:
+            self._default = service.name
+        elif self._default == service.name:
+            self._default = ""
         self.invalidate(service.name)
+        self._rebuild()
+        if before is not None:
+            await before.close()
+        if service.name != wire.KERNEL_SERVICE and self._polling is None:
+            self._polling = asyncio.get_running_loop().create_task(self._poll())
+
+    async def remove(self, name: str) -> None:
+        """Take a service away, and the routes to it. Runs on it go on as long as their calls get through.
+
+        Raises:
+            ServiceNotFoundError: it is not connected.
+        """
+        if name == wire.KERNEL_SERVICE or name not in self._services:
+            raise self._no_service(name)
+        service = self._services.pop(name)
+        for known in (self._listings, self._failed, self._silent, self._supported, self._changed, self._asked):
+            known.pop(name, None)
+        self._routes = {key: target for key, target in self._routes.items() if target != name}
+        if self._default == name:
+            self._default = ""
+        self._rebuild()
+        await service.close()
+
+    def route(self, task_type: str, version: int | None, name: str | None) -> None:
+        """Send a task type to a service, whoever lists it; None takes the route away.
+
+        Args:
+            task_type: the task type.
+            version: its version, or None for every version.
+            name: the service's name.
+
+        Raises:
+            ServiceNotFoundError: it is not connected.
+            TaskTypeNotFoundError: there is no such route to take away.
+        """
+        if name is not None:
+            if name not in self._services:
+                raise self._no_service(name)
+            self._routes[task_type, version] = name
+        elif self._routes.pop((task_type, version), None) is None:
+            told = ", ".join(each if v is None else f"{each}@{v}" for each, v in self._routes)
+            raise TaskTypeNotFoundError(
+                f"there is no route of '{task_type}'", task_type=task_type, version=version or 0,
+                hint=f"the routes are of: {told}" if told else "there are no routes",
+            )  # fmt: skip
 
     def invalidate(self, name: str) -> None:
         """What a service lists has changed: the next resolve asks it again. Any thread."""
         self._changed[name] = next(self._numbers)
 
+    # --- what is known; any thread ---
+
     def lists(self, task_type: str, version: int) -> bool:
-        """Whether a service listed the type when it was last asked. Any thread."""
-        return any((task_type, version) in listing for listing in tuple(self._listings.values()))
+        """Whether a service listed the type when it was last asked, or a route names it."""
+        key = (task_type, version)
+        if key in self._routes or (task_type, None) in self._routes:
+            return True
+        return any(key in listing for listing in tuple(self._listings.values())) or any(
+            task_type in types for types in tuple(self._supported.values())
+        )
+
+    def connections(self) -> list[Connection]:
+        """The connected services; the kernel's own is the first."""
+        return [
+            Connection(
+                name, service.target, name == self._default, len(self._listings.get(name, ())), self._silent.get(name),
+                _told(self._failed[name][1]) if name in self._failed else "",
+            )
+            for name, service in tuple(self._services.items())
+        ]  # fmt: skip
+
+    def routes(self) -> dict[tuple[str, int | None], str]:
+        """The explicit routes: service by task type and version, None for every version."""
+        return dict(self._routes)
+
+    def table(self) -> dict[tuple[str, int], Resolved]:
+        """Where each task type and version goes that anybody is known to serve."""
+        keys = {key for listing in tuple(self._listings.values()) for key in listing} | set(self._registry)
+        keys |= {(task_type, version or 0) for task_type, version in self._routes}
+        return {key: found for key in sorted(keys) if (found := self._find(*key, None)) is not None}
+
+    # --- where a task goes ---
 
     def listed(self, task_type: str, version: int, service: str | None = None) -> Resolved | None:
         """What :meth:`resolve` would answer without asking anybody, or None where it would have to."""
@@ -87,12 +232,7 @@ class Router:
         if stale:
             await self._refresh(stale)
         if service is not None and service not in self._services:
-            raise ServiceNotFoundError(
-                f"no agent service is called '{service}'",
-                service=service,
-                suggestion=closest(service, self._services),
-                hint=f"there is: {', '.join(self._services) or 'none'}",
-            )
+            raise self._no_service(service)
         found = self._find(task_type, version, service)
         if found is None and self._failed:
             await self._refresh(list(self._failed))
@@ -102,25 +242,76 @@ class Router:
         for name, (_, error) in self._failed.items():
             if service in (None, name):
                 raise ServiceError(
-                    f"the agent service '{name}' does not list its agents: {error.code().name}: {error.details()}",
+                    f"the agent service '{name}' does not list its agents: {_told(error)}",
                     service=name,
                     address=self._services[name].target,
-                    hint="%unload_ext flyteagent_nb and %load_ext flyteagent_nb start the kernel's own service anew",
+                    hint="%unload_ext flyteagent_nb and %load_ext flyteagent_nb start the kernel's own service anew"
+                    if name == wire.KERNEL_SERVICE
+                    else f"%agent connect {name} ADDRESS connects it anew, %agent disconnect {name} takes it away",
                 ) from error
         raise self._not_found(task_type, version, service)
 
+    async def refresh(self) -> None:
+        """Ask every service for its agents now."""
+        for name in self._services:
+            self.invalidate(name)
+            self._failed.pop(name, None)
+        await self._refresh(list(self._services))
+
     async def close(self) -> None:
         """Close every channel."""
+        if self._polling is not None:
+            self._polling.cancel()
         await asyncio.gather(*(s.close() for s in self._services.values()))
         self._services.clear()
         self._listings.clear()
 
     def _find(self, task_type: str, version: int, service: str | None) -> Resolved | None:
-        for name in [service] if service is not None else self._services:
-            found = self._listings.get(name, {}).get((task_type, version))
-            if found is not None:
-                return found
+        key = (task_type, version)
+        if service is not None:
+            found = self._listings.get(service, {}).get(key)
+            if found is None and task_type in self._supported.get(service, ()):
+                return Resolved(self._services[service], "", False, "supported")
+            return None if found is None else _because(found, "asked")
+        name = self._routes.get(key) or self._routes.get((task_type, None))
+        if name is not None and name in self._services:
+            found = self._listings.get(name, {}).get(key)  # it keeps its own kind, which propeller would not look at
+            return Resolved(
+                self._services[name], found.agent if found else "", bool(found and found.is_sync), "explicit"
+            )
+        own = self._listings.get(wire.KERNEL_SERVICE, {}).get(key)
+        if own is not None and len(self._services) == 1:
+            return own
+        if own is not None and self._in_notebook(task_type, version):
+            return _because(own, "notebook")
+        route = look_up(self._registry, task_type, version, None)
+        if route is not None and route.service in self._services:
+            found = self._listings.get(route.service, {}).get(key)
+            return Resolved(self._services[route.service], found.agent if found else "", route.is_sync, route.reason)
+        if own is not None:
+            return own
+        if self._default in self._services:
+            return Resolved(self._services[self._default], "", False, "default")
         return None
+
+    def _rebuild(self) -> None:
+        """Apply propeller's rules to what the connected services list."""
+        listings = {
+            name: Listing(name, tuple((each.agent, each.is_sync, (key,)) for key, each in listing.items()))
+            for name, listing in self._listings.items()
+            if name != wire.KERNEL_SERVICE
+        }
+        default = listings.pop(self._default, None)
+        named = [listings[name] for name in self._services if name in listings]
+        supported = {name: types for name, types in self._supported.items() if types}
+        self._registry = build_registry(default, named, {}, supported)
+
+    async def _poll(self) -> None:
+        """Ask the connected services every POLL seconds, one that is slow beside the others."""
+        while True:
+            await asyncio.sleep(POLL)
+            names = [name for name in self._services if name != wire.KERNEL_SERVICE]
+            await asyncio.gather(*(self._ask(name) for name in names), return_exceptions=True)
 
     def _stale(self) -> list[str]:
         """The services to ask. One that did not answer keeps its last listing, and has a while."""
@@ -135,19 +326,39 @@ class Router:
         """Ask services for their agents. Who comes while somebody asks waits for that answer, a failure too."""
         came = time.monotonic()
         async with self._refreshing:
-            for name in names:
-                service = self._services[name]
-                if name in self._failed and self._failed[name][0] >= came:
-                    continue
-                while self._asked.get(name) != (change := self._changed[name]):
-                    try:
-                        agents = await service.list_agents(deadline=LIST_DEADLINE)
-                    except grpc.aio.AioRpcError as error:
-                        self._failed[name] = time.monotonic(), error
-                        break
-                    self._failed.pop(name, None)
-                    self._listings[name] = _listing(service, agents)
-                    self._asked[name] = change
+            open_names = [n for n in names if not (n in self._failed and self._failed[n][0] >= came)]
+            await asyncio.gather(*(self._ask_changed(name) for name in open_names))
+
+    async def _ask_changed(self, name: str) -> None:
+        while name in self._services and self._asked.get(name) != self._changed[name]:
+            if not await self._ask(name):
+                break
+
+    async def _ask(self, name: str) -> bool:
+        """Ask one service; whether it answered."""
+        service, change = self._services[name], self._changed[name]
+        try:
+            agents = await service.list_agents(deadline=LIST_DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            if self._services.get(name) is service:
+                self._failed[name] = time.monotonic(), error
+                self._silent.setdefault(name, time.time())
+            return False
+        if self._services.get(name) is service:
+            self._failed.pop(name, None)
+            self._silent.pop(name, None)
+            self._listings[name] = _listing(service, agents)
+            self._asked[name] = change
+            self._rebuild()
+        return True
+
+    def _no_service(self, name: str) -> ServiceNotFoundError:
+        return ServiceNotFoundError(
+            f"no agent service is called '{name}'",
+            service=name,
+            suggestion=closest(name, self._services),
+            hint=f"there is: {', '.join(self._services) or 'none'}",
+        )
 
     def _not_found(self, task_type: str, version: int, service: str | None) -> TaskTypeNotFoundError:
         listings = [self._listings.get(service, {})] if service else list(self._listings.values())
@@ -171,6 +382,14 @@ class Router:
             or (f"did you mean {near}? " if near else "")
             + "%agent types lists what there is; install the plug-in that has the agent, or register one in a cell",
         )
+
+
+def _because(found: Resolved, reason: str) -> Resolved:
+    return Resolved(found.service, found.agent, found.is_sync, reason)
+
+
+def _told(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name}: {error.details()}"
 
 
 def _listing(service: AgentService, agents: Iterable[Agent]) -> dict[tuple[str, int], Resolved]:

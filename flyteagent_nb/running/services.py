@@ -19,6 +19,7 @@ from flyteidl.service.agent_pb2_grpc import AgentMetadataServiceStub, AsyncAgent
 
 from flyteagent_nb import wire
 from flyteagent_nb.running import propeller
+from flyteagent_nb.running.channels import TLS, check_token, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -40,17 +41,52 @@ class AgentService:
     Attributes:
         name: what the user calls it; the kernel's own is ``kernel``.
         target: its gRPC address.
+        deadlines: seconds by operation, where they are its own.
+        outputs: the prefix for outputs that it can reach, or an empty string.
     """
 
-    def __init__(self, name: str, target: str, *, token: str | None = None, gate: ForkGate | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        *,
+        token: str | None = None,
+        gate: ForkGate | None = None,
+        tls: TLS | None = None,
+        deadlines: Mapping[str, float] | None = None,
+        outputs: str = "",
+        service_config: str = "",
+    ) -> None:
+        """Nothing is asked of the service yet.
+
+        Args:
+            name: what the user calls it.
+            target: its gRPC address.
+            token: what it asks of every call, sent as ``authorization: Bearer TOKEN``.
+            gate: what a call must hold where a fork could kill it.
+            tls: how the connection is encrypted; None for plain text.
+            deadlines: seconds by operation, where they are this service's own; ``""`` for every other operation. 0 for no limit.
+            service_config: gRPC's service configuration (JSON), such as how several addresses take turns.
+            outputs: the prefix for outputs that the service can reach (``s3://bucket/runs``); empty for a folder of this machine.
+
+        Raises:
+            ServiceError: a token would go to another machine in plain text; or a file of ``tls`` does not do.
+        """
+        if token and tls is None:
+            check_token(name, target)
         self.name = name
         self.target = target
+        self.deadlines = dict(deadlines or {})
+        self.outputs = outputs.rstrip("/")
         self._gate = gate
         self._token = (wire.token_metadata(token),) if token else ()
-        self._channel = grpc.aio.insecure_channel(target, options=wire.OPTIONS)
+        self._channel = open_channel(name, target, tls, service_config)
         self._async = AsyncAgentServiceStub(self._channel)
         self._sync = SyncAgentServiceStub(self._channel)
         self._metadata = AgentMetadataServiceStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"<AgentService {self.name} at {self.target}>"
 
     async def create(self, request: CreateTaskRequest, run_id: str, deadline: float | None) -> bytes:
         """CreateTask: the resource meta of the job."""
@@ -130,6 +166,12 @@ async def _raise_status(call: Any) -> None:
     if code is grpc.StatusCode.OK:
         raise SyncReplyError("the service ended the call without an answer")
     raise grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
+
+
+def deadline_on(service: AgentService, operation: str, deadlines: Mapping[str, float], default: float) -> float | None:
+    """Seconds a call of ``operation`` to a service may take: its own deadline, else the settings'; None for no limit."""
+    own = service.deadlines.get(operation, service.deadlines.get(""))
+    return deadline_of(operation, deadlines, default) if own is None else own or None
 
 
 def deadline_of(operation: str, deadlines: Mapping[str, float], default: float) -> float | None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap
@@ -37,12 +37,20 @@ class RunStorage:
         else:
             self.root = Path(tempfile.mkdtemp(prefix="flyteagent_nb-"))
 
-    def prefix(self, run_id: str, attempt: int) -> str:
-        """The output prefix of an attempt, counted from 1. Its folder may not exist yet, as in a bucket."""
-        return f"{self.root}/{run_id}-{attempt}"
+    def prefix(self, run_id: str, attempt: int, root: str = "") -> str:
+        """The output prefix of an attempt, counted from 1. Its folder may not exist yet, as in a bucket.
+
+        Args:
+            run_id: the run.
+            attempt: its number.
+            root: where a service has a place of its own for outputs, which may be a bucket.
+        """
+        return f"{root or self.root}/{run_id}-{attempt}"
 
     def make(self, prefix: str) -> None:
         """Make the folder of a prefix, for a job that writes into it as into any folder."""
+        if is_remote_prefix(prefix):
+            return
         with contextlib.suppress(FileExistsError):
             try:
                 os.mkdir(prefix, 0o700)
@@ -56,6 +64,10 @@ class RunStorage:
         self._write(f"{prefix}/inputs.pb", inputs)
 
     def _write(self, path: str, literals: LiteralMap) -> None:
+        if is_remote_prefix(path):
+            with _remote(path, "wb") as file:
+                file.write(literals.SerializeToString())
+            return
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(literals.SerializeToString())
@@ -83,7 +95,9 @@ class RunStorage:
         return outputs if _read(f"{prefix}/outputs.pb", outputs) else None
 
     def forget(self, run_id: str, attempts: int) -> None:
-        """Remove the folders of a run."""
+        """Remove the folders of a run, and what it printed."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.root}/{run_id}.log")
         for attempt in range(1, attempts + 1):
             shutil.rmtree(f"{self.root}/{run_id}-{attempt}", ignore_errors=True)
 
@@ -93,11 +107,28 @@ class RunStorage:
             shutil.rmtree(self.root, ignore_errors=True)
 
 
+def is_remote_prefix(prefix: str) -> bool:
+    """Whether a prefix is in a store that fsspec knows, not in a folder of this machine."""
+    return "://" in prefix
+
+
+def _remote(path: str, mode: str) -> Any:
+    """A file in a store, by flytekit's own settings for it (endpoint and keys of S3, for example)."""
+    from flytekit import FlyteContextManager
+
+    access = FlyteContextManager.current_context().file_access
+    return access.get_filesystem_for_path(path).open(path, mode)
+
+
 def _read(path: str, message: Message) -> bool:
     from google.protobuf.message import DecodeError
 
     try:
-        data = Path(path).read_bytes()
+        if is_remote_prefix(path):
+            with _remote(path, "rb") as file:
+                data = file.read()
+        else:
+            data = Path(path).read_bytes()
     except FileNotFoundError:
         return False
     try:

@@ -1,0 +1,264 @@
+"""Other agent services: connected, routed, configured as propeller has them, gone; the second one is flytekit's own server elsewhere."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from scripted import NoopAgent
+from scripted_tasks import PATIENCE, scripted_task, until
+
+from flyteagent_nb.errors import (
+    ArgumentError,
+    RunFailedError,
+    ServiceError,
+    ServiceNotFoundError,
+    TaskTypeNotFoundError,
+)
+from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList
+from flyteagent_nb.running.connections import target_of, trouble_of
+from flyteagent_nb.running.propeller_config import PropellerConfig, ServiceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyteagent_nb.workspace import Workspace
+
+pytest_plugins = ("fixtures_workspace",)
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A service in another process, and its address."""
+    script = os.path.join(os.path.dirname(__file__), "service_process.py")
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with elsewhere() as (address, _):
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def nothing_connected(workspace: Workspace) -> Iterator[None]:
+    yield
+    for task_type, version in workspace.runner.router.routes():
+        workspace.connections.route(task_type, version, None)
+    for each in workspace.runner.router.connections()[1:]:
+        workspace.connections.disconnect(each.name)
+
+
+def service_of(workspace: Workspace, task_type: str, **options: str) -> str:
+    """Where a run of the type went."""
+    run = workspace.submit(scripted_task(task_type), {}, **options)  # type: ignore[arg-type]
+    run.result(PATIENCE)
+    return run.service
+
+
+def test_what_only_the_other_one_lists_goes_there(workspace: Workspace, address: str) -> None:
+    with pytest.raises(TaskTypeNotFoundError):
+        service_of(workspace, "only_there")
+    made = workspace.connections.connect("dev", address)
+    assert (made.name, made.target, made.is_default, made.trouble) == ("dev", address, False, "")
+    assert service_of(workspace, "only_there") == "dev"
+    assert service_of(workspace, "only_there", service="dev") == "dev"
+    with pytest.raises(TaskTypeNotFoundError, match="the agent service 'kernel' serves no"):
+        service_of(workspace, "only_there", service="kernel")
+    workspace.connections.disconnect("dev")
+    with pytest.raises(TaskTypeNotFoundError):
+        service_of(workspace, "only_there")
+
+
+def test_the_order_of_who_gets_a_task(workspace: Workspace, address: str) -> None:
+    workspace.catalog.register(NoopAgent())  # a module's agent, not the notebook's
+    assert service_of(workspace, "noop") == "kernel"
+    connections = workspace.connections
+    connections.connect("dev", address)
+    assert service_of(workspace, "noop") == "dev"  # what a connected service lists comes first
+    assert service_of(workspace, "noop", service="kernel") == "kernel"
+    connections.route("noop", None, "kernel")
+    assert service_of(workspace, "noop") == "kernel"
+    connections.route("noop", 0, "dev")  # the version's own route counts for more
+    assert service_of(workspace, "noop") == "dev"
+    connections.route("noop", 0, None)
+    connections.route("noop", None, None)
+    in_notebook = type("InNotebook", (NoopAgent,), {"__module__": "__main__"})
+    workspace.catalog.register(in_notebook())
+    assert service_of(workspace, "noop") == "kernel"
+    table = connections.table()
+    assert (table["noop", 0].service.name, table["noop", 0].reason) == ("kernel", "notebook")
+    assert (table["only_there", 0].service.name, table["only_there", 0].reason) == ("dev", "listed")
+    told = RouteList(table).text()
+    assert "defined in this notebook" in told and "it lists it" in told
+    workspace.remove("noop")
+
+
+def test_the_last_one_connected_wins_and_a_name_can_be_taken_anew(workspace: Workspace, address: str) -> None:
+    with elsewhere() as (other, _):
+        workspace.connections.connect("one", address)
+        workspace.connections.connect("two", other)
+        assert service_of(workspace, "only_there") == "two"
+        workspace.connections.connect("two", address)
+        assert [each.target for each in workspace.runner.router.connections()[1:]] == [address, address]
+    assert service_of(workspace, "only_there") == "two"
+
+
+def test_several_addresses_take_turns(workspace: Workspace, address: str) -> None:
+    with elsewhere() as (other, process):
+        made = workspace.connections.connect("both", f"{address},{other.replace('127.0.0.1', 'localhost')}")
+        assert made.target == f"ipv4:{address},{other}"
+        assert {service_of(workspace, "only_there") for _ in range(4)} == {"both"}
+        process.kill()
+        process.wait()
+        assert service_of(workspace, "only_there") == "both"  # one of two is left
+
+
+def test_a_service_that_is_gone_keeps_its_listing_and_shows_since_when(workspace: Workspace) -> None:
+    with elsewhere() as (address, process):
+        workspace.connections.connect("dev", address)
+        process.kill()
+        process.wait()
+        with pytest.raises(RunFailedError, match="UNAVAILABLE"):
+            service_of(workspace, "only_there")
+        get_loop_thread().run(workspace.runner.router.refresh())
+        (_, dev) = connections = workspace.runner.router.connections()
+        assert dev.types >= 5 and dev.unreachable and "UNAVAILABLE" in dev.trouble
+        assert "✗ unreachable since" in ServiceList(connections).text()
+        assert workspace.connections.table()["only_there", 0].service.name == "dev"
+
+
+def test_propeller_s_configuration(workspace: Workspace, address: str) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    config = PropellerConfig(
+        "agent-service",
+        default=ServiceSettings(address, insecure=True, timeouts={"GetTask": 5.0}, default_timeout=7.0),
+        services={"gone": ServiceSettings(nobody, insecure=True), "named": ServiceSettings(address, insecure=True)},
+        routes={"echo": "named"},
+        supported=("filled",),
+    )
+    default, gone, named = workspace.connections.connect_all(config, None)
+    assert default.is_default and not named.is_default and "Connection refused" in gone.trouble
+    table = workspace.connections.table()
+    assert (table["echo", 0].service.name, table["echo", 0].reason) == ("named", "explicit")
+    assert table["only_there", 0].service.name == "named"  # rule 1: a named one is over the default
+    assert (table["filled", 0].service.name, table["filled", 0].reason) == ("default", "supported")
+    router = workspace.runner.router
+    unknown = get_loop_thread().run(router.resolve("nobody_lists_this", 3))
+    assert (unknown.service.name, unknown.reason, unknown.is_sync) == ("default", "default", False)
+    assert unknown.service.deadlines == {"GetTask": 5.0, "": 7.0}
+
+
+def test_what_does_not_do(workspace: Workspace, address: str) -> None:
+    connections = workspace.connections
+    with pytest.raises(ArgumentError, match="this notebook's own service"):
+        connections.connect("kernel", address)
+    connections.connect("dev", address)
+    for wrong in (lambda: connections.disconnect("dve"), lambda: connections.route("noop", None, "dve")):
+        with pytest.raises(ServiceNotFoundError) as e:
+            wrong()
+        assert e.value.suggestion == "dev"
+    with pytest.raises(TaskTypeNotFoundError, match="no route of 'noop'"):
+        connections.route("noop", None, None)
+    with pytest.raises(ServiceNotFoundError):
+        connections.disconnect("kernel")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def speaking(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_service_that_is_no_agent_service_is_not_connected(workspace: Workspace) -> None:
+    connect = workspace.connections.connect
+    with pytest.raises(ServiceError, match=r"is not there: nobody listens .*Connection refused"):
+        connect("x", f"127.0.0.1:{free_port()}")
+    with (
+        speaking(Quiet) as web,
+        pytest.raises(ServiceError, match=r"speaks something else than gRPC|closes the connection"),
+    ):
+        connect("x", web)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ServiceError, match="is a gRPC service without agents"):
+            connect("x", f"127.0.0.1:{port}")
+    finally:
+        server.stop(None).wait()
+    with pytest.raises(ServiceError, match="asks for a token"):
+        connect("x", workspace.serve(0).target)
+    workspace.stop_serving()
+    assert len(workspace.runner.router.connections()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [("h:1", "h:1"), ("dns:///h:1", "dns:///h:1"), ("unix:/a", "unix:/a"), ("[::1]:1", "[::1]:1"),
+     ("127.0.0.1:1,127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2")],
+)  # fmt: skip
+def test_an_address(address: str, target: str) -> None:
+    assert target_of(address) == target
+
+
+@pytest.mark.parametrize("address", ["h", "https://h:1", "h:x", ":1", "a:1,b"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(ArgumentError):
+        target_of(address)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "told"),
+    [
+        ("UNAVAILABLE", "SSL_ERROR_SSL: error:1000007d:CERTIFICATE_VERIFY_FAILED: self signed", "a certificate that does not fit"),
+        ("UNAVAILABLE", "Peer name h is not in peer certificate", "the certificate of another name"),
+        ("UNAVAILABLE", "SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "does not do with this encryption"),
+        ("UNAVAILABLE", "Trying to connect an http1.x server", "speaks something else than gRPC"),
+        ("DEADLINE_EXCEEDED", "", "does not answer"),
+        ("INTERNAL", "boom\nmore", "does not list its agents (INTERNAL: boom)"),
+    ],
+)  # fmt: skip
+def test_a_trouble_in_words(code: str, details: str, told: str) -> None:
+    assert told in trouble_of(code, details)[0]
+
+
+def test_the_kernel_s_service_is_found_again_after_a_change(workspace: Workspace, address: str) -> None:
+    workspace.connections.connect("dev", address)
+    workspace.catalog.register(NoopAgent("late"))
+    assert service_of(workspace, "late") == "kernel"
+    workspace.remove("late")
+    until(lambda: not workspace.runner.active)
