@@ -15,6 +15,7 @@
     ├── ServiceNotFoundError (LookupError)    no agent service of that name or address
     ├── ServiceError (RuntimeError)           an agent service that does not start or answer
     │   └── AddressInUseError (OSError)       a port or socket that somebody else has
+    ├── ConfigurationError (ValueError)       a configuration of propeller's that cannot be read
     ├── JournalError (RuntimeError)           a run on record that cannot be had, or a journal that cannot be read
     ├── RunFailedError                        the task failed
     │   ├── RunTimedOutError (TimeoutError)   the task's own timeout passed
@@ -215,6 +216,20 @@ class ServiceError(FlyteAgentNBError, RuntimeError):
 
 class AddressInUseError(ServiceError, OSError):
     """A port or socket that somebody else has."""
+
+
+class ConfigurationError(FlyteAgentNBError, ValueError):
+    """A configuration of propeller's that cannot be read.
+
+    Attributes:
+        source: the file's name.
+        line: the line in it, counted from 1, or None.
+    """
+
+    def __init__(self, message: str, *, source: str, line: int | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.source = source
+        self.line = line
 
 
 class JournalError(FlyteAgentNBError, RuntimeError):

@@ -34,6 +34,15 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 """The options of every channel and server of ours."""
 
 
+class Token(str):
+    """A token that does not show itself: a cell that ends with it, a traceback or a log has no more than that it is one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<a token; print() shows it>"
+
+
 def token_metadata(token: str) -> tuple[str, str]:
     """The metadata entry that carries ``token``."""
     return (TOKEN_KEY, f"Bearer {token}")
@@ -46,3 +55,6 @@ def cut(text: str, limit: int = DETAILS_LIMIT) -> str:
         return encoded.decode("utf-8")
     mark = " […]"
     return encoded[: limit - len(mark.encode())].decode("utf-8", "ignore") + mark
+
+ROUND_ROBIN = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+"""The service configuration of gRPC that FlytePropeller uses by default: all addresses behind a name take turns."""

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
-from flyteagent_nb.errors import FlyteAgentNBError, ServiceError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
+from flyteagent_nb.masking import Masking
 from flyteagent_nb.sandbox.sandboxes import Sandboxes
 from flyteagent_nb.serving.catalog import BrokenPlugin, Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
+from flyteagent_nb.serving.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
+    from flyteagent_nb.running.connections import Connections
     from flyteagent_nb.running.journal import Journal, RunRecord
     from flyteagent_nb.running.kept import KeptRuns
     from flyteagent_nb.running.run import Run
@@ -54,6 +57,8 @@ class Workspace:
         catalog: the agents of this process.
         kernel_id: this kernel's id, as Jupyter has it, where there is one.
         sandboxes: the stand-ins for services that run for this process.
+        masking: the values known as secret.
+        secrets: the secrets that a person gave.
         doing: what its start is at, in words.
         on_wait: called on the main thread where it must wait for the start, with what ends then.
     """
@@ -62,6 +67,8 @@ class Workspace:
         self.config = FlyteAgentNB.instance()
         self.catalog = Catalog()
         self.sandboxes = Sandboxes()
+        self.masking = Masking()
+        self.secrets = SecretStore(self.masking, lambda variable: variable in self.sandboxes.variables())
         self.doing = ""
         self.on_wait: Callable[[concurrent.futures.Future[None]], object] | None = None
         self._lock = threading.Lock()
@@ -76,6 +83,8 @@ class Workspace:
         self._store: Any = None
         self._keeper: Any = None
         self._kept: KeptRuns | None = None
+        self._retaining = threading.Lock()
+        self._connections: Connections | None = None
         self.kernel_id = ""
         self.catalog.subscribe(self._catalog_changed)
 
@@ -104,6 +113,7 @@ class Workspace:
             self._opened = opened
             if on_flytekit is not None:
                 self._on_flytekit.append(on_flytekit)
+        self.masking.learn()
         fork_safe = prepare_fork()
         thread = self._thread = get_loop_thread()
         if not fork_safe:
@@ -157,10 +167,11 @@ class Workspace:
                     self._keeper.close()
                 self._runner.journal.close()
                 self._runner.storage.close()  # here, as at exit Python lets no loop start a thread any more
-            self._host = self._runner = self._capture = self._keeper = self._kept = None
+            self._host = self._runner = self._capture = self._keeper = self._kept = self._connections = None
             if self._loading is not None:
                 self._loading.remove()
             self.catalog.release()
+            self.secrets.remove()
             self._on_flytekit.clear()
             self.sandboxes.close()
         return left
@@ -183,9 +194,7 @@ class Workspace:
             opened.set_exception(failure)
         else:
             opened.set_result(None)
-            with contextlib.suppress(FlyteAgentNBError, RuntimeError):  # closed meanwhile; the next start does it
-                if self._kept is not None:
-                    self._kept.prune(self.config.runs_kept, self.config.days_kept, dry_run=False)
+            self._retain(self.config.freeze())
 
     def _do(self, doing: str) -> None:
         self.doing = doing
@@ -204,6 +213,7 @@ class Workspace:
 
     async def _start(self) -> None:
         from flyteagent_nb.running.budget import CallBudget
+        from flyteagent_nb.running.connections import Connections
         from flyteagent_nb.running.kept import KeptRuns
         from flyteagent_nb.running.routing import Router
         from flyteagent_nb.running.runner import Runner
@@ -214,7 +224,7 @@ class Workspace:
 
         thread = get_loop_thread()
         settings = self.config.freeze()
-        self._store = OutputStore()
+        self._store = OutputStore(self.masking)
         journal, storage = self._record(settings)
         sink, forget = self._store.sink, self._store.forget
         if not storage.is_own:
@@ -222,9 +232,9 @@ class Workspace:
             sink, forget = keeper.sink, keeper.forget
         self._capture = Capture(sink)
         self._capture.install()
-        self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking)
+        self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking, self.masking)
         address = await self._host.start(tcp=settings.tcp)
-        router = Router()
+        router = Router(self._in_notebook)
         await router.add(AgentService(wire.KERNEL_SERVICE, address.target, token=address.token, gate=thread.gate))
         self._runner = Runner(
             thread,
@@ -232,10 +242,36 @@ class Workspace:
             journal,
             storage,
             captured=self.captured,
-            forgotten=forget,
+            forgotten=lambda run_id: self._forget(run_id, forget),
+            retain=self._retain,
             budget=CallBudget(settings.calls_in_flight),
+            masking=self.masking,
         )
         self._kept = KeptRuns(self._runner)
+        self._connections = Connections(thread, router)
+
+    def _forget(self, run_id: str, output: Callable[[str], object]) -> None:
+        output(run_id)
+        if self._kept is not None:
+            self._kept.forget(run_id)
+
+    def _retain(self, settings: Settings) -> None:
+        """Prune what is on record; one at a time."""
+        kept = self._kept
+        if kept is None or not self._retaining.acquire(blocking=False):
+            return
+        try:
+            kept.prune(settings.runs_kept, settings.days_kept, dry_run=False)
+        except JournalError:
+            pass  # it cannot be written, which was told; what is too much goes another time
+        finally:
+            self._retaining.release()
+
+    def _in_notebook(self, task_type: str, version: int) -> bool:
+        return any(
+            entry.in_notebook and (entry.task_type, entry.version) == (task_type, version)
+            for entry in self.catalog.entries()
+        )
 
     def _record(self, settings: Settings) -> tuple[Journal, RunStorage]:
         """Where runs are recorded and their files lie: on disk, or in memory and a temporary folder where that fails or is asked."""
@@ -280,6 +316,7 @@ class Workspace:
 
     def _flytekit_loaded(self) -> None:
         self.catalog.take_over()
+        self.secrets.install()
         for callback in self._on_flytekit:
             callback()
 
@@ -311,11 +348,18 @@ class Workspace:
         """Forget the runs on record that are too old or too many; their ids, oldest first."""
         return self.kept.prune(self.config.runs_kept, self.config.days_kept, dry_run=dry_run)
 
-    def left_open(self) -> list[RunRecord]:
-        """The runs that kernels which are gone have left open, newest first. Quick, and before anything is loaded."""
+    @property
+    def connections(self) -> Connections:
+        """The agent services that are connected beside this kernel's own; waits until that is there."""
+        self.wait()
+        assert self._connections is not None
+        return self._connections
+
+    def left_open(self, limit: int = 3) -> tuple[list[RunRecord], int]:
+        """The newest of the runs that kernels which are gone have left open, and how many there are. Quick, before anything is loaded."""
         from flyteagent_nb.running.shelf import Shelf
 
-        return Shelf(self.config.data_path).open_runs() if self.config.journal else []
+        return Shelf(self.config.data_path).left_open(limit) if self.config.journal else ([], 0)
 
     def submit(
         self,
@@ -359,6 +403,7 @@ class Workspace:
         from flyteagent_nb.running import tasks
 
         runner = self.runner
+        self.masking.learn(self.sandboxes.variables())
         call = tasks.call_of(
             task,
             inputs,
@@ -377,6 +422,7 @@ class Workspace:
         from flyteagent_nb.running import tasks
 
         runner = self.runner
+        self.masking.learn(self.sandboxes.variables())
         call = tasks.call_of_literals(
             task, inputs, context=context, code=self.config.code, code_folder=runner.storage.root
         )
@@ -427,13 +473,16 @@ class Workspace:
         """Where the agent service listens; empty while it does not."""
         return self._host.addresses if self._host is not None else ()
 
-    def serve(self, port: int, host: str = "127.0.0.1", *, open: bool = False) -> Address:
-        """Serve on a TCP address too, with a token unless ``open``.
+    def serve(
+        self, port: int, host: str = "127.0.0.1", *, open: bool = False, certificate: str = "", key: str = ""
+    ) -> Address:
+        """Serve on a TCP address too, with a token unless ``open``, and with TLS where certificate and key are given.
 
         Raises:
             AddressInUseError: somebody else listens there.
+            ServiceError: nobody can listen there; certificate and key do not do.
         """
-        return self._on_loop(self.host.serve(port, host, open=open))
+        return self._on_loop(self.host.serve(port, host, open=open, certificate=certificate, key=key))
 
     def stop_serving(self, target: str | None = None) -> list[Address]:
         """Stop serving on an address, or on all but the private one.
@@ -464,7 +513,7 @@ class Workspace:
 
     def notice(self, text: str) -> None:
         """Keep a line for the person, to be shown by the next cell that ends. Any thread."""
-        self._notices.append(text)
+        self._notices.append(self.masking.text(text))
 
     def take_notices(self) -> list[str]:
         """The lines that have come up since the last call."""

@@ -72,9 +72,11 @@ class FolderAgent(AsyncConnectorBase):
         self._at("in create, before the job")
         job = self.jobs / os.urandom(8).hex()
         run = kwargs["task_execution_metadata"].task_execution_id.node_execution_id.execution_id.name
-        job.write_text(
+        half = self.jobs.with_name(f"{job.name}.half")  # the process is killed at any moment, and a job is there or not
+        half.write_text(
             json.dumps({"run": run, "until": time.time() + 0.3, "x": inputs.literals["x"].scalar.primitive.integer})
         )
+        half.rename(job)
         self._at("in create, after the job")
         return JobMeta(str(job))
 

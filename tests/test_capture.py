@@ -441,6 +441,20 @@ def test_streams_are_assembled_apart_and_in_order():
     assert buffer.lines() == ["out ends", "whole", "err ends"]
 
 
+def test_a_traceback_that_comes_again_is_one_line():
+    buffer = OutputBuffer()
+    for text in (
+        "one:\n  here\nKeyError: 1\n",
+        "one:\n  here\nKeyError: 1\n",
+        "two:\nKeyError: 2\n",
+        "one:\n  here\nKeyError: 1\n",
+    ):
+        buffer.write("traceback", text)
+    buffer.write("stdout", "two:\nKeyError: 2\n")
+    one, two = ["one:", "  here", "KeyError: 1"], ["two:", "KeyError: 2"]
+    assert buffer.lines() == [*one, "KeyError: 1 (again)", *two, *one, *two]
+
+
 def test_the_first_and_the_last_lines_are_kept_and_the_rest_is_counted():
     buffer = OutputBuffer()
     for i in range(50_000):

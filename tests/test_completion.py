@@ -23,6 +23,9 @@ class Session:
     def tasks(self) -> list[str]:
         return ["my_task", "my_other"]
 
+    def secrets(self) -> list[str]:
+        return ["API_KEY"]
+
     def services(self) -> list[str]:
         return ["kernel", "prod"]
 
@@ -116,7 +119,7 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
         ("ru|", "ru", ["run", "runs"]),
         ("r|un x", "r", ["run", "runs", "remove"]),
         ("-|", "-", ["-h", "--help"]),
-        ("help s|", "s", ["show", "settle", "serve", "stop", "sandbox"]),
+        ("help s|", "s", ["show", "settle", "serve", "stop", "sandbox", "secret"]),
         ("run |", "", ["my_task", "my_other"]),
         ("run my_t|", "my_t", ["my_task"]),
         ("run my_task |", "", ["year=", "zone="]),
@@ -139,8 +142,10 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
         ("runs --phase |", "", list(PHASES)),
         ("runs --phase fa|", "fa", ["FAILED"]),
         ("show 3f2a |", "", ["--help"]),
-        ("serve |", "", ["--port", "--host", "--open", "--help"]),
-        ("serve --open |", "", ["--port", "--host", "--help"]),
+        ("serve |", "", ["--port", "--host", "--open", "--cert", "--key", "--help"]),
+        ("serve --open |", "", ["--port", "--host", "--cert", "--key", "--help"]),
+        ("secret |", "", ["API_KEY"]),
+        ("secret API_KEY |", "", ["--forget", "--help"]),
         ("stop |", "", ["127.0.0.1:8000"]),
         ("remove d|", "d", ["duckdb", "dummy"]),
         ("bogus |", "", []),

@@ -315,7 +315,15 @@ def test_what_a_task_type_wants_and_its_faults(workspace: Workspace, monkeypatch
     monkeypatch.delenv(secret, raising=False)
     found = examine(workspace, PAGE, "snowflake")
     wanted = next(f for f in found if f.what == "secret")
-    assert wanted.sign == "warn" and "not set" in wanted.told and secret in wanted.mend
+    assert wanted.sign == "warn" and "not set" in wanted.told and secret in wanted.told
+    assert wanted.mend == "%agent secret SNOWFLAKE_PRIVATE_KEY"
+    workspace.secrets.put("SNOWFLAKE_PRIVATE_KEY", "another value that nobody may see")
+    found = examine(workspace, PAGE, "snowflake")
+    given = next(f for f in found if f.what == "secret")
+    assert given.sign == "ok" and given.told == "snowflake_private_key: set: given to this kernel"
+    assert "nobody may see" not in found.text() + found.html()
+    workspace.secrets.forget("SNOWFLAKE_PRIVATE_KEY")
+    found = examine(workspace, PAGE, "snowflake")
     assert any(f.what == "sandbox" and "%agent sandbox snowflake" in f.told for f in found)
     faults = [f for f in found if f.what == "known fault"]
     assert len(faults) == 3 and all("In production: " in f.told and f.mend for f in faults)
@@ -336,7 +344,7 @@ def test_the_list_of_types_marks_what_is_lacking(workspace: Workspace, monkeypat
     assert types.text().endswith("%agent doctor TYPE tells more of a task type")
     assert "FLYTE_OPENAI_API_KEY not set" in types.html()
     (chatgpt,) = (f for f in examine(workspace, PAGE) if f.what == "chatgpt")
-    assert chatgpt.sign == "warn" and "getpass" in chatgpt.mend
+    assert chatgpt.sign == "warn" and "%agent secret FLYTE_OPENAI_API_KEY" in chatgpt.mend
 
 
 # --- how it is shown ---

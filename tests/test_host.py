@@ -204,7 +204,7 @@ def test_nothing_is_answered_without_the_token(hosting, caplog, capfd, how):
                 assert address.token not in str(error.value)
         async with client(address) as stubs:
             assert grpc.StatusCode.UNAUTHENTICATED not in await all_calls(stubs)
-        assert address.token not in f"{address!r} {address} {host.addresses} {vars(host)}"
+        assert address.token not in f"{address!r} {address} {host.addresses} {vars(host)} {[address.token]!r}"
         return address.token
 
     token = hosting(test)

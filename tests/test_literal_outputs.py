@@ -121,7 +121,7 @@ def test_notes_are_taken_out_of_a_message(message: str, said: str, notes: list[s
 
 @pytest.mark.parametrize(
     ("group", "key", "name"),
-    [("private-key", "snowflake", "_FSEC_PRIVATE-KEY_SNOWFLAKE"), (None, "api_key", "_FSEC_API_KEY")],
+    [("private-key", "snowflake", "PRIVATE-KEY_SNOWFLAKE"), (None, "api_key", "API_KEY")],
 )
 def test_the_variable_of_a_missing_secret_is_the_one_that_flytekit_reads(
     group: str | None, key: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -129,8 +129,8 @@ def test_the_variable_of_a_missing_secret_is_the_one_that_flytekit_reads(
     secrets = flytekit.current_context().secrets
     with pytest.raises(ValueError) as missing:
         secrets.get(group, key)
-    assert f"os.environ['{name}']" in secret_hint(str(missing.value))
-    monkeypatch.setenv(name, "found")
+    assert f"%agent secret {name} " in secret_hint(str(missing.value))
+    monkeypatch.setenv(f"_FSEC_{name}", "found")
     assert secrets.get(group, key) == "found"
 
 

@@ -10,8 +10,11 @@ import pytest
 from flytekit.core.context_manager import flyte_context_Var
 from flytekit.extend.backend.utils import get_connector_secret
 
+from flyteagent_nb.masking import Masking
+from flyteagent_nb.notebook.arguments import parse_agent
 from flyteagent_nb.serving.catalog import AgentEntry, Catalog
 from flyteagent_nb.serving.needs import missing, needs_of
+from flyteagent_nb.serving.secret_store import SecretStore
 from flyteagent_nb.serving.servicers import base_context
 
 if TYPE_CHECKING:
@@ -128,14 +131,17 @@ def test_a_secret_counts_as_set_where_flytekit_finds_it(
             patch.setenv(name, "x")
             assert contextvars.copy_context().run(found) is met
             assert [need.met for need in needs_of(entry)] == [met]
-    namespace: dict[str, Any] = {}
-    monkeypatch.setattr("getpass.getpass", lambda: "x")
     monkeypatch.delenv("_FSEC_NEEDY_KEY", raising=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.environ", environ := {})
-        (need,) = missing(entry)
-        exec(need.mend, namespace)
-    assert environ == {"_FSEC_NEEDY_KEY": "x"}
+    (need,) = missing(entry)
+    name = parse_agent(need.mend.removeprefix("%agent ")).secret
+    store = SecretStore(Masking())
+    store.put(name, "x")
+    store.install()
+    try:
+        assert contextvars.copy_context().run(found)
+    finally:
+        store.remove()
+    assert missing(entry, [name]) == () and needs_of(entry, [name])[0].told == "given to this kernel"
 
 
 def test_a_source_that_cannot_be_read_wants_nothing() -> None:

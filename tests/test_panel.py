@@ -191,6 +191,15 @@ def test_a_row_has_all_of_a_run() -> None:
     assert "try 1 of 1" not in live(state(snapshot(1))).text
 
 
+def test_a_failure_has_the_agents_own_words_and_the_private_socket_no_place() -> None:
+    said = error("task 't' (t) failed: no such table")
+    said.agent_message = "no such table"
+    for shown in (live, static):
+        seen = shown(state(snapshot(1, ("FAILED", 9), ended=9, error=said)))
+        assert "no such table" in seen.text and "failed: no such" not in seen.text
+        assert not [title for title in seen.having("title") if "/run/fa" in (title["title"] or "")]
+
+
 def test_filters_are_made_of_the_phases_that_are_there() -> None:
     shown = state(
         succeeded(1, name="TRAIN"),

@@ -31,8 +31,8 @@ def test_an_installed_plugin_has_the_packages_and_the_task_types_of_the_table(pl
     served = {
         category.name
         for category, agent in ConnectorRegistry._REGISTRY.items()
-        if type(agent).__module__.split(".")[1] in plugin.packages
-        and type(agent).__module__.startswith("flytekitplugins.")
+        if type(agent).__module__.startswith("flytekitplugins.")
+        and type(agent).__module__.split(".")[1] in plugin.packages
     }
     assert served == set(plugin.task_types)
 

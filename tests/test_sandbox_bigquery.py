@@ -22,9 +22,9 @@ import pytest
 from flytekit import StructuredDataset, kwtypes
 from flytekit.types.structured.structured_dataset import StructuredDatasetTransformerEngine
 
+from flyteagent_nb.bigquery_tables import address
 from flyteagent_nb.errors import ArgumentError, OutputError, RunAbortedError, RunFailedError, ServiceError
 from flyteagent_nb.sandbox import bigquery_server
-from flyteagent_nb.bigquery_tables import address
 from flyteagent_nb.sandbox.bigquery_server.__main__ import link_extension
 
 if TYPE_CHECKING:

@@ -222,14 +222,16 @@ def test_a_second_kernel_waits_and_uses_it(uv: ScriptedUv, cache: Path) -> None:
     uv.says("hangs")
     said: list[str] = []
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(environment_for, stand_in("fa-own==3.1"), str, cache=cache)
-        until(lambda: uv.asked == ["venv", "pip"])
-        second = pool.submit(environment_for, stand_in("fa-own==3.1"), said.append, cache=cache)
-        until(lambda: said)
-        assert said == ["another kernel is installing it: waiting for that"]
-        with pytest.raises(TaskStopped):
-            environment_for(stand_in("fa-own==3.1"), str, cache=cache, stopped=lambda: True)
-        uv.go()
+        try:
+            first = pool.submit(environment_for, stand_in("fa-own==3.1"), str, cache=cache)
+            until(lambda: uv.asked == ["venv", "pip"])
+            second = pool.submit(environment_for, stand_in("fa-own==3.1"), said.append, cache=cache)
+            until(lambda: said)
+            assert said == ["another kernel is installing it: waiting for that"]
+            with pytest.raises(TaskStopped):
+                environment_for(stand_in("fa-own==3.1"), str, cache=cache, stopped=lambda: True)
+        finally:
+            uv.go()
         assert first.result(30) == second.result(30)
     assert uv.asked == ["venv", "pip"]
 

@@ -70,7 +70,7 @@ def test_all_of_them() -> None:
 
 def test_what_was_stopped() -> None:
     assert stopped_view([RUNNING]).rows == [
-        ("openai", "stopped: the variables are as they were, and chatgpt, openai-batch go to OpenAI again")
+        ("openai", "stopped: the variables are as they were, and runs of chatgpt, openai-batch go to OpenAI again")
     ]
     assert stopped_view([]).rows == [("stopped", "nothing: no sandbox was running")]
 

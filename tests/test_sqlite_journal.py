@@ -16,6 +16,7 @@ import pytest
 from scripted_tasks import until
 
 from flyteagent_nb.errors import JournalError, RunAbortedError, RunFailedError, RunNotFoundError
+from flyteagent_nb.running import retention
 from flyteagent_nb.running import shelf as shelf_module
 from flyteagent_nb.running.journal import AttemptRecord, LostError, Sent
 from flyteagent_nb.running.ownership import Claim, holds
@@ -205,7 +206,7 @@ def test_who_lost_a_run_writes_nothing_more_and_hears_of_it(make: Callable[..., 
     lost: list[str] = []
     first.on_lost(lost.append)
     asyncio.run(start(first, s))
-    first._claim.release()  # type: ignore[union-attr]  # as a lease that ran out: it lives, and is taken for dead
+    first._writer.claim.release()  # type: ignore[union-attr]  # as a lease that ran out: it lives, and is taken for dead
     second.adopt(second.take(s.id))
     second.changed(s._replace(message="the second's"))
     second.flush()
@@ -268,9 +269,9 @@ def test_what_is_old_or_too_much_is_forgotten_with_its_files(
         if n != 1:
             journal.finished(s._replace(phase="SUCCEEDED", ended=now - (10 * 86400 if n == 0 else 0)), None)
     journal.flush()
-    assert journal.prune(10, 5.0, dry_run=True) == ["0000000000"]
-    assert journal.prune(3, 0.0, dry_run=True) == ["0000000000", "0000000002"] and len(journal.shelf.runs()) == 6
-    assert journal.prune(3, 5.0) == ["0000000000", "0000000002"]
+    assert retention.prune(journal, 10, 5.0, dry_run=True) == ["0000000000"]
+    assert retention.prune(journal, 3, 0.0, dry_run=True) == ["0000000000", "0000000002"] and len(journal.shelf.runs()) == 6
+    assert retention.prune(journal, 3, 5.0) == ["0000000000", "0000000002"]
     kept = {"0000000001", "0000000003", "0000000004", "0000000005"}  # the open one never goes
     assert {r.snapshot.id for r in journal.shelf.runs()} == kept
     assert {name[:10] for name in os.listdir(runs)} == kept
@@ -333,7 +334,7 @@ def test_a_folder_that_cannot_be_made(make: Callable[..., SQLiteJournal], tmp_pa
 def test_a_full_disk(make: Callable[..., SQLiteJournal], tmp_path: Path) -> None:
     journal = make()
     said: list[str] = []
-    journal._warn = said.append
+    journal._writer._warn = said.append
     asyncio.run(start(journal, snapshot()))
     journal.ask(lambda c: c.execute("PRAGMA max_page_count=12"))  # SQLite's own word for a disk that has no more
 
@@ -351,7 +352,7 @@ def test_a_journal_that_may_only_be_read(make: Callable[..., SQLiteJournal], tmp
     asyncio.run(start(make(), snapshot()))
     journal = make()
     said: list[str] = []
-    journal._warn = said.append
+    journal._writer._warn = said.append
     with contextlib.suppress(JournalError):  # it may be the first to meet it
         journal.ask(lambda c: c.execute("PRAGMA query_only=ON"))
     asyncio.run(start(journal, snapshot("bbbbbbbbbb")))

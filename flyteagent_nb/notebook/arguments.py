@@ -120,9 +120,18 @@ class AgentArguments(SubmitArguments):
         port: serve: the port, 0 for a free one.
         host: serve: the address to listen on.
         open: serve: without a token.
+        certificate: serve: the file of a certificate for TLS, or "".
+        key: serve: the file of its key, or "".
         address: stop: which one, or "" for all.
         task_type: remove, doctor: the task type's name.
         version: remove: its version, or None for every version.
+        service_name: connect, disconnect and route: the service's name.
+        source: connect: the file with propeller's configuration, or "".
+        tls: connect: encrypt.
+        authorities: connect: a file of authorities, or "".
+        token_file: connect: a file that holds a token, or "".
+        deadline: connect: operation and time as written.
+        output_prefix: connect: where outputs that are files go, or "".
         prune: runs: what would be forgotten.
         yes: runs: with ``prune``, forget it.
         job: settle: a resource meta as text, or "".
@@ -130,6 +139,8 @@ class AgentArguments(SubmitArguments):
         sandbox: sandbox: its name, or "" for all.
         action: sandbox: ``start``, ``stop`` or ``status``.
         tables: sandbox: name and value as written.
+        secret: secret: its name as written, or "" for a list.
+        forget: secret: drop it.
     """
 
     verb: str | None = None
@@ -144,9 +155,18 @@ class AgentArguments(SubmitArguments):
     port: int = 0
     host: str = "127.0.0.1"
     open: bool = False
+    certificate: str = ""
+    key: str = ""
     address: str = ""
     task_type: str = ""
     version: int | None = None
+    service_name: str = ""
+    source: str = ""
+    tls: bool = False
+    authorities: str = ""
+    token_file: str = ""
+    deadline: tuple[tuple[str, str], ...] = ()
+    output_prefix: str = ""
     prune: bool = False
     yes: bool = False
     job: str = ""
@@ -154,6 +174,8 @@ class AgentArguments(SubmitArguments):
     sandbox: str = ""
     action: str = ""
     tables: tuple[tuple[str, str], ...] = ()
+    secret: str = ""
+    forget: bool = False
 
 
 _Arguments = TypeVar("_Arguments", bound=SubmitArguments)
@@ -193,6 +215,13 @@ def parse_agent(line: str) -> AgentArguments:
         return AgentArguments(verb=topic, help=True)
     if verb == "sandbox":
         _place_action(values)
+    if verb == "secret" and "forget" in values and "secret" not in values:
+        raise ArgumentError("--forget needs the NAME of a secret", hint="%agent secret lists them")
+    if verb == "serve" and ("certificate" in values) != ("key" in values):
+        given, lacking = ("--cert", "--key") if "certificate" in values else ("--key", "--cert")
+        raise ArgumentError(
+            f"{given} is given without {lacking}", hint="TLS takes both; one file that has both is given for each"
+        )
     if verb == "remove":
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
@@ -288,6 +317,11 @@ def _place(command: Command, words: list[str], values: dict[str, Any]) -> None:
 
 
 def _unexpected(command: Command, word: str) -> ArgumentError:
+    if "secret" in {a.field for a in command.positionals}:  # it may be the secret itself, which an error must not show
+        return ArgumentError(
+            "%agent secret takes one name, and asks for the value by itself",
+            hint="take the value out of the cell; where the notebook was saved or shared with it, have it replaced",
+        )
     if word.startswith("=") or word.endswith("="):
         hint = "write no white space around =: year=2024"
     elif word.startswith(","):

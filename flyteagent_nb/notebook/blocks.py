@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb.notebook import render, run_views
 from flyteagent_nb.notebook.page import Block
 from flyteagent_nb.notebook.previews import outputs_html, outputs_text
+from flyteagent_nb.running.run import SECRET_IN_META
 
 if TYPE_CHECKING:
     from flyteagent_nb.notebook.page import Page
@@ -94,8 +95,9 @@ class RunBlock(Block):
         }
         for record in self._workspace.runner.attempts(self._run)[-1:]:
             named["output_prefix"] = record.output_prefix
-            if record.resource_meta is not None:
-                named["resource_meta"] = record.resource_meta.decode("utf-8", "backslashreplace")
+            if record.resource_meta is not None and SECRET_IN_META not in s.notes:  # a notebook would keep it
+                meta = record.resource_meta.decode("utf-8", "backslashreplace")
+                named["resource_meta"] = self._workspace.masking.text(meta)
         return json.dumps(named)
 
 

@@ -335,6 +335,7 @@ function start(model) {
     replaced();
   };
   const end = () => {
+    if (timer === null) return;
     clearInterval(timer);
     timer = null;
     style.remove();

@@ -36,6 +36,9 @@ class Known(Protocol):
     def tasks(self) -> list[str]:
         """The user's variables that hold tasks."""
 
+    def secrets(self) -> list[str]:
+        """The secrets that were given, and those that agents miss."""
+
     def services(self) -> list[str]:
         """The agent services."""
 
@@ -203,6 +206,7 @@ def _source(kind: Kind, known: Known) -> Callable[[], Iterable[str]]:
         Kind.TASK_TYPE: known.task_types,
         Kind.TASK_TYPE_VERSION: known.task_types,
         Kind.TASK: known.tasks,
+        Kind.SECRET: known.secrets,
         Kind.SERVICE: known.services,
         Kind.ADDRESS: known.addresses,
         Kind.VARIABLE: known.variables,

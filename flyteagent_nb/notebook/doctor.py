@@ -97,7 +97,7 @@ def examine(workspace: Workspace, page: Page, task_type: str = "") -> Diagnosis:
     service = service_findings(workspace)
     if task_type:
         return Diagnosis([*(f for f in service if f.sign == "bad"), *type_findings(workspace, task_type)])
-    types = [summary_of(entry) for entry in workspace.catalog.entries()]
+    types = [summary_of(entry, workspace.secrets.names) for entry in workspace.catalog.entries()]
     return Diagnosis([*environment_findings(), *service, *page_findings(page), *plugin_findings(workspace), *types])
 
 
@@ -133,7 +133,7 @@ def service_findings(workspace: Workspace) -> list[Finding]:
 def answering(address: Address) -> Finding:
     """Whether the service is healthy at an address, asked as a client would."""
     try:
-        seconds = get_loop_thread().run(_ask(address), HEALTH_WAIT)
+        seconds = _shake(address) if address.certificate else get_loop_thread().run(_ask(address), HEALTH_WAIT)
     except TimeoutError:
         return Finding(
             "bad", "service", f"{address.target} does not answer within {HEALTH_WAIT:g} s", "%reload_ext flyteagent_nb"
@@ -145,6 +145,21 @@ def answering(address: Address) -> Finding:
     if seconds > SLOW:
         return Finding("warn", "service", f"{told}, which is slow: the machine is busy, or an agent blocks the loop")
     return Finding("ok", "service", told)
+
+
+def _shake(address: Address) -> float:
+    """Seconds of a TLS handshake. Whether the certificate is good for a name is the caller's to say: it need not be of this machine."""
+    import socket
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host = address.target.rpartition(":")[0].strip("[]")
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    began = time.perf_counter()
+    with socket.create_connection((local, address.port or 0), HEALTH_WAIT) as plain, context.wrap_socket(plain):
+        return time.perf_counter() - began
 
 
 async def _ask(address: Address) -> float:
@@ -175,7 +190,14 @@ def privacy(address: Address) -> Finding:
         told = f"{address.target} asks nobody for a token: whoever reaches it can run the agents of this kernel"
         return Finding("warn", "address", told, f"%agent stop {address.target}")
     if not address.target.startswith("unix:"):
-        return Finding("ok", "address", f"{address.target} asks for its token")
+        if not address.certificate and not address.target.startswith(("127.", "[::1]", "localhost:")):
+            told = (
+                f"{address.target} asks for its token, which travels in plain text: whoever is on the way can read it"
+            )
+            return Finding("warn", "address", told, "%agent serve --cert FILE --key FILE")
+        return Finding(
+            "ok", "address", f"{address.target} asks for its token{', over TLS' if address.certificate else ''}"
+        )
     path = address.target.removeprefix("unix:")
     holder = os.path.dirname(path)
     try:

@@ -18,6 +18,7 @@ from flyteagent_nb.notebook.magics import AgentMagics
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
+from flyteagent_nb.serving.cell_names import name_cells
 from flyteagent_nb.workspace import get_workspace
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.workspace import Workspace
 
+
+KEPT_OFFERED = 100
+"""Runs on record that the Tab key offers: it shall answer at once, and nobody reads more."""
 
 _ALONE = re.compile(r"%%agent_task(\s|$)")
 
@@ -96,7 +100,8 @@ class Extension:
         ) -> Any:
             if not isinstance(error, (FlyteAgentNBError, TaskStopped)):
                 return before(kind, error, traceback, tb_offset=tb_offset)
-            lines = [name_cells(shell, line) for line in error._render_traceback_()]
+            mask = self._workspace.masking.text
+            lines = [name_cells(mask(line)) for line in error._render_traceback_()]
             type(shell)._showtraceback(shell, kind, error, lines)
             return lines
 
@@ -216,20 +221,6 @@ class Extension:
         self._put_back.append(put_back)
 
 
-_CELL_FILE = re.compile(r"(?:[^\s\"']*[/\\])?ipykernel_\d+[/\\]\d+\.py|<ipython-input-\d+-[0-9a-f]+>")
-
-
-def name_cells(shell: Any, text: str) -> str:
-    """``text`` with the files that ipykernel gives to cells named as people know them: ``Cell In[3]``."""
-    names = getattr(shell.compile, "_filename_map", {})  # IPython's own, for its tracebacks
-
-    def name(found: re.Match[str]) -> str:
-        number = names.get(found[0])
-        return f"Cell In[{number}]" if number is not None else found[0]
-
-    return _CELL_FILE.sub(name, text)
-
-
 class Session:
     """What is known by name, for completion. Nothing here waits."""
 
@@ -243,7 +234,10 @@ class Session:
 
     def run_ids(self) -> list[str]:
         """The ids of the runs, newest first."""
-        return [run.id for run in self._workspace.runner.runs()] if self._workspace.state == "serving" else []
+        if self._workspace.state != "serving":
+            return []
+        here = [run.id for run in self._workspace.runner.runs()]
+        return [*here, *self._workspace.kept.ids(KEPT_OFFERED)]
 
     def variables(self) -> list[str]:
         """The user's variables."""
@@ -258,9 +252,17 @@ class Session:
 
         return [name for name in self.variables() if isinstance(self._shell.user_ns[name], PythonTask)]
 
+    def secrets(self) -> list[str]:
+        """The secrets that were given, and those that agents miss."""
+        from flyteagent_nb.notebook.requirements import missing_secrets
+
+        return missing_secrets(self._workspace)
+
     def services(self) -> list[str]:
         """The agent services."""
-        return ["kernel"]
+        if self._workspace.state != "serving":
+            return ["kernel"]
+        return [each.name for each in self._workspace.runner.router.connections()]
 
     def addresses(self) -> list[str]:
         """The addresses that ``serve`` opened."""
@@ -300,9 +302,9 @@ def load(shell: Any) -> None:
     sys.stdout.write(
         f"flyteagent_nb {__version__}: an agent service starts in this kernel. %agent shows it, %%agent_task runs a task.\n"
     )
-    left = render.left_open_text([record.snapshot for record in get_workspace().left_open()])
-    if left:
-        sys.stdout.write(left + "\n")
+    newest, count = get_workspace().left_open()
+    if count:
+        sys.stdout.write(render.left_open_text([record.snapshot for record in newest], count) + "\n")
 
 
 def unload(shell: Any) -> None:

@@ -43,6 +43,7 @@ class Kind(Enum):
     TASK_TYPE = auto()
     TASK_TYPE_VERSION = auto()  # TYPE, or TYPE@1
     RUN_ID = auto()
+    SECRET = auto()
     SERVICE = auto()
     ADDRESS = auto()
     VERB = auto()
@@ -270,10 +271,14 @@ _VERBS = (
             "where to listen; if not given 127.0.0.1, which only this machine reaches"),
         Argument("open", Kind.FLAG, ("--open",),
             help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run tasks here"),
+        Argument("certificate", Kind.TEXT, ("--cert",), "FILE",
+            "speak TLS with the certificate in this file (PEM, those that vouch for it below)"),
+        Argument("key", Kind.TEXT, ("--key",), "FILE", "the certificate's private key (PEM, without a password)"),
         _HELP,
     ), (
         ("served = %agent serve --port 8000", "for another notebook on this machine, which needs served.token"),
         ("%agent serve --port 8000 --host 0.0.0.0 --open", "for a Flyte cluster that reaches this machine"),
+        ("served = %agent serve --port 8000 --host 0.0.0.0 --cert tls.crt --key tls.key", "for another machine, with TLS"),
     )),
     Command("%agent stop", "Close an address that serve opened", "", (
         Argument("address", Kind.ADDRESS, (), "ADDRESS",
@@ -300,6 +305,53 @@ _VERBS = (
         ("%agent sandbox bigquery --table shop.orders=df", "start one, with a table of the variable df"),
         ("%agent sandbox openai stop", "stop it"),
     )),
+    Command("%agent secret", "Give a secret to the agents of this notebook, or list their names",
+        "Asks for it without showing it, and keeps it in this kernel's memory until the kernel ends or %unload_ext. Agents and "
+        "tasks that run in this kernel get it from flytekit's secrets manager. It is not an environment variable: a child "
+        "process, code that reads os.environ, and agents on another service do not have it. For a child process there is "
+        "os.environ['_FSEC_NAME'] only, which every child inherits. The value is masked in what runs print and say, and in "
+        "their record.", (
+        Argument("secret", Kind.SECRET, (), "NAME",
+            "KEY or GROUP/KEY, as %agent doctor tells it; if not given, list the names"),
+        Argument("forget", Kind.FLAG, ("--forget",), help="drop it"),
+        _HELP,
+    ), (
+        ("%agent secret FLYTE_OPENAI_API_KEY", "ask for it"),
+        ("%agent secret FLYTE_OPENAI_API_KEY --forget", "drop it"),
+        ("%agent secret", "the names of those that there are; never a value"),
+    )),
+    Command("%agent connect", "Connect another agent service, or list those that are connected",
+        "Tasks then go to it by their type: %agent types tells which goes where, and why. Without a name it lists the services.", (
+        Argument("service_name", Kind.TEXT, (), "NAME", "what it is to be called"),
+        Argument("address", Kind.TEXT, (), "ADDRESS",
+            "where it listens: HOST:PORT, dns:///HOST:PORT, unix:/PATH; several with commas take turns"),
+        Argument("source", Kind.TEXT, ("--from",), "FILE",
+            "connect those of FlytePropeller's own configuration, its ConfigMap or the values of its Helm chart"),
+        Argument("tls", Kind.FLAG, ("--tls",), help="encrypt, and trust the authorities that this system trusts"),
+        Argument("authorities", Kind.TEXT, ("--ca",), "FILE", "trust the authorities in this file (PEM) instead"),
+        Argument("certificate", Kind.TEXT, ("--cert",), "FILE", "a certificate for a service that asks for one (PEM)"),
+        Argument("key", Kind.TEXT, ("--key",), "FILE", "the certificate's private key (PEM)"),
+        Argument("token_file", Kind.TEXT, ("--token-file",), "FILE", "a file that holds the token that the service asks for"),
+        Argument("deadline", Kind.CONFIG, ("--deadline",), "OP=TIME",
+            "how long a call of it may take, as propeller's configuration has it: GetTask=5s", repeats=True),
+        Argument("output_prefix", Kind.TEXT, ("--outputs",), "PREFIX",
+            "where its agents leave outputs that are files: s3://bucket/runs; a service elsewhere cannot write into a folder here"),
+        _HELP,
+    ), (
+        ("%agent connect dev 127.0.0.1:8000", "a service on this machine"),
+        ("%agent connect prod agents.example.com:443 --tls", "one elsewhere"),
+        ("%agent connect --from propeller.yaml", "those that a cluster has"),
+    )),
+    Command("%agent disconnect", "Take a connected agent service away", "", (
+        Argument("service_name", Kind.SERVICE, (), "NAME", "its name, as %agent connect lists it", required=True), _HELP,
+    ), (("%agent disconnect dev", "tasks go to the other services again"),)),
+    Command("%agent route", "Send a task type to one agent service, whoever else serves it", "", (
+        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True),
+        Argument("service_name", Kind.SERVICE, (), "NAME", "the service", required=True), _HELP,
+    ), (("%agent route my_job dev", "every version of my_job"), ("%agent route my_job@1 kernel", "version 1, here"))),
+    Command("%agent unroute", "Take a route away", "", (
+        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True), _HELP,
+    ), (("%agent unroute my_job", "my_job goes where it is listed"),)),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),

@@ -11,7 +11,8 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError, closest
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
-from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View
+from flyteagent_nb.notebook.service_verbs import ServiceVerbs
+from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
 from flyteagent_nb.notebook.waiting import stop_guard
 from flyteagent_nb.plugins import hint_of_type
 
@@ -75,10 +76,12 @@ class AgentMagics(Magics):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
         if arguments.verb == "doctor":  # of use most of all where the service does not start
             return self._doctor(arguments)
+        if arguments.verb == "secret":  # a person need not wait to be asked
+            return self._secret(arguments)
         self._workspace.wait()
         if arguments.verb is None:
             return self._showing.panel()
-        record = RecordVerbs(self._workspace, self.shell)
+        record, services = RecordVerbs(self._workspace, self.shell), ServiceVerbs(self._workspace)
         verbs: dict[str, Callable[[AgentArguments], Any]] = {
             "types": self._types,
             "run": self._run,
@@ -89,6 +92,10 @@ class AgentMagics(Magics):
             "cancel": record.cancel,
             "attach": record.attach,
             "settle": record.settle,
+            "connect": services.connect,
+            "disconnect": services.disconnect,
+            "route": services.route,
+            "unroute": services.unroute,
             "serve": self._serve,
             "stop": self._stop,
             "sandbox": self._sandbox,
@@ -102,13 +109,21 @@ class AgentMagics(Magics):
     def _types(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.requirements import notes_of
 
+        routed = ServiceVerbs(self._workspace).table()
+        if routed is not None:
+            return routed
         entries = self._workspace.catalog.entries()
-        return AgentList(entries, self._workspace.catalog.broken, notes_of(entries))
+        return AgentList(entries, self._workspace.catalog.broken, notes_of(entries, self._workspace.secrets.names))
 
     def _doctor(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.doctor import examine
 
         return examine(self._workspace, self._showing.page, arguments.task_type)
+
+    def _secret(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.secret_verb import run_secret
+
+        return run_secret(arguments, self._workspace)
 
     def _run(self, arguments: AgentArguments) -> Any:
         inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
@@ -150,7 +165,15 @@ class AgentMagics(Magics):
         return task
 
     def _serve(self, arguments: AgentArguments) -> View:
-        address = self._workspace.serve(arguments.port, arguments.host, open=arguments.open)
+        address = self._workspace.serve(
+            arguments.port,
+            arguments.host,
+            open=arguments.open,
+            certificate=arguments.certificate,
+            key=arguments.key,
+        )
+        if address.kind == "open":  # also where the result is bound, and not shown
+            self._workspace.notice(f"warning: {open_words(address)}; %agent stop {address.target} closes it")
         return Served(address)
 
     def _stop(self, arguments: AgentArguments) -> View:
@@ -189,7 +212,9 @@ class AgentMagics(Magics):
         if arguments.dry_run:
             call = workspace.call_of(task, inputs, retries=retries, timeout=seconds, code=code)
             return DryRun(
-                call.template, call.inputs if call.inputs is not None or call.prepare is None else call.prepare()
+                call.template,
+                call.inputs if call.inputs is not None or call.prepare is None else call.prepare(),
+                workspace.masking.text,
             )
         service = arguments.service or None
         if arguments.background:

@@ -184,7 +184,8 @@ def _agent_rows(state: PanelState) -> list[tuple[str, ...]]:
 
 
 def _message(s: RunSnapshot) -> str:
-    return s.error.message if s.error is not None else s.message
+    """What a row says: of a failure the agent's own words, as task and type stand beside them."""
+    return (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.message
 
 
 # --- text ---
@@ -289,6 +290,8 @@ def _head(state: PanelState) -> str:
 
 def _address(address: Address, now: float) -> str:
     told = _where(address, now)
+    if address.kind == "private":  # where its socket lies is nobody's business who reads a saved notebook
+        return _soft(told)
     if address.kind != "open":
         return f'<span title="{escape(address.target)}">{_soft(told)}</span>'
     return f'<span class="fnb-wait" style="color:{ORANGE};font-size:12px">{escape(told)}</span>'

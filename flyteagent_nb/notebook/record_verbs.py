@@ -33,7 +33,8 @@ class RecordVerbs:
             return Pruned(workspace.prune(dry_run=not arguments.yes), done=arguments.yes)
         if arguments.yes:
             raise ArgumentError("--yes goes with --prune", hint="%agent runs --prune tells what it would forget")
-        runs = workspace.kept.runs(arguments.limit or -1) if arguments.all_runs else workspace.runner.runs()
+        looked_at = arguments.limit if arguments.limit and not arguments.phase else -1
+        runs = workspace.kept.runs(looked_at) if arguments.all_runs else workspace.runner.runs()
         found = [run for run in runs if arguments.phase in ("", run.phase)]
         return RunList(found[: arguments.limit])
 

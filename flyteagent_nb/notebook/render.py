@@ -75,14 +75,17 @@ def seconds(value: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def left_open_text(snapshots: Sequence[RunSnapshot]) -> str:
-    """A line about the runs that earlier kernels left open, newest first; empty where there are none."""
-    if not snapshots:
-        return ""
-    told = ", ".join(f"{s.id} ({s.name})" for s in snapshots[:3]) + (", ..." if len(snapshots) > 3 else "")
-    count = "1 run of an earlier kernel is" if len(snapshots) == 1 else f"{len(snapshots)} runs of earlier kernels are"
-    follow = f"attach {snapshots[0].id}" if len(snapshots) == 1 else "attach --all"
-    return f"{count} still open: {told}. %agent {follow} goes on with {'it' if len(snapshots) == 1 else 'them'}."
+def left_open_text(newest: Sequence[RunSnapshot], count: int) -> str:
+    """A line about the runs that earlier kernels left open.
+
+    Args:
+        newest: the newest of them; not empty.
+        count: how many there are.
+    """
+    told = ", ".join(f"{s.id} ({s.name})" for s in newest) + (", ..." if count > len(newest) else "")
+    how_many = "1 run of an earlier kernel is" if count == 1 else f"{count:,} runs of earlier kernels are"
+    follow = f"attach {newest[0].id}" if count == 1 else "attach --all"
+    return f"{how_many} still open: {told}. %agent {follow} goes on with {'it' if count == 1 else 'them'}."
 
 
 def ago(at: float, now: float) -> str:

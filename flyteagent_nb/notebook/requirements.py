@@ -9,7 +9,7 @@ from flyteagent_nb.notebook.grammar import SANDBOXES
 from flyteagent_nb.plugins import PLUGINS, hint_of_type, is_installed, mending_command, normal, plugin_of_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
     from flyteagent_nb.serving.needs import Need
@@ -37,11 +37,11 @@ def broken_finding(broken: BrokenPlugin) -> Finding:
     return Finding("bad", "plug-in", told, f"{mend}, then restart the kernel" if mend else "")
 
 
-def summary_of(entry: AgentEntry) -> Finding:
-    """A served task type in one line."""
+def summary_of(entry: AgentEntry, secrets: Container[str] = ()) -> Finding:
+    """A served task type in one line; ``secrets`` are those that a person gave."""
     from flyteagent_nb.serving.needs import missing
 
-    lacking = missing(entry)
+    lacking = missing(entry, secrets)
     short = short_words(entry, lacking)
     mend = "; ".join(dict.fromkeys(need.mend for need in lacking if need.mend))
     sign = _sign(lacking)
@@ -64,13 +64,23 @@ def _lacking_words(need: Need) -> str:
     return f"{need.kind} {need.name} {'missing' if need.kind == 'package' else 'not set'}"
 
 
-def notes_of(entries: Iterable[AgentEntry]) -> list[tuple[str, str]]:
+def missing_secrets(workspace: Workspace) -> list[str]:
+    """The names of secrets, as ``%agent secret`` takes them: those that were given, then those that agents miss."""
+    from flyteagent_nb.serving.needs import missing
+    from flyteagent_nb.serving.secret_store import name_of
+
+    given = workspace.secrets.names
+    lacking = [need for entry in workspace.catalog.entries() for need in missing(entry, given)]
+    return [*given, *dict.fromkeys(name_of(need.name) for need in lacking if need.kind == "secret")]
+
+
+def notes_of(entries: Iterable[AgentEntry], secrets: Container[str] = ()) -> list[tuple[str, str]]:
     """For each agent of a list its sign's colour and what it lacks, as a table shows them: (words, colour)."""
     from flyteagent_nb.serving.needs import missing
 
     notes = []
     for entry in entries:
-        lacking = missing(entry)
+        lacking = missing(entry, secrets)
         sign, colour = SIGNS[_sign(lacking)]
         notes.append((f"{sign} {short_words(entry, lacking)}".strip(), colour))
     return notes
@@ -91,7 +101,7 @@ def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
         if entry.task_type == task_type:
             kind = "sync" if entry.is_sync else "async"
             told = f"version {entry.version} is served by '{entry.name}' ({kind}) of {entry.package}"
-            found += [Finding("ok", "agent", told), *_need_findings(entry)]
+            found += [Finding("ok", "agent", told), *_need_findings(entry, workspace.secrets.names)]
     if not found:
         found = _unserved(workspace, task_type)
     for fault in faults_of(task_type):
@@ -101,12 +111,12 @@ def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
     return found
 
 
-def _need_findings(entry: AgentEntry) -> list[Finding]:
+def _need_findings(entry: AgentEntry, secrets: Container[str]) -> list[Finding]:
     from flyteagent_nb.serving.needs import needs_of
 
     found = []
     lacks = False
-    for need in needs_of(entry):
+    for need in needs_of(entry, secrets):
         lacking = need.required and not need.met
         lacks = lacks or lacking
         state = need.told if need.kind == "package" else f"set: {need.told}" if need.met else f"not set: {need.told}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, look_of, seconds
+from flyteagent_nb.running.run import SECRET_IN_META
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,7 +238,8 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
     ]
     for record in attempts:
         meta = record.resource_meta
-        job = "" if meta is None else f", resource meta {meta.decode('utf-8', 'backslashreplace')}"
+        shown = "not shown" if SECRET_IN_META in s.notes else (meta or b"").decode("utf-8", "backslashreplace")
+        job = "" if meta is None else f", resource meta {shown}"
         told = f"{record.outcome.lower()} on {record.service}{job}, outputs in {record.output_prefix}"
         rows.append((f"attempt {record.number}", told))
     if captured:

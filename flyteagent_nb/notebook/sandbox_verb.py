@@ -38,7 +38,7 @@ def run_sandbox(
     tables = [(table, table_value(text, namespace, table)) for table, text in arguments.tables]
     _start(name, workspace, showing)
     for table, value in tables:
-        with showing.work(f"Loading {table}"):
+        with showing.work(f"Loading {table}", done=f"Table {table}"):
             sandboxes.load(name, table, value)
     return SandboxView(sandboxes.status(name)[0])
 

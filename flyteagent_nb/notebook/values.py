@@ -354,6 +354,7 @@ _READERS: dict[Kind, Callable[[Argument, str], Any]] = {
     Kind.TASK_TYPE: _text,
     Kind.TASK_TYPE_VERSION: _task_type_version,
     Kind.RUN_ID: _text,
+    Kind.SECRET: _text,
     Kind.SERVICE: _text,
     Kind.ADDRESS: _text,
     Kind.VERB: _text,

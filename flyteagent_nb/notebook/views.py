@@ -9,7 +9,7 @@ from flyteagent_nb.notebook import render, run_views
 from flyteagent_nb.plugins import mending_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
@@ -166,7 +166,11 @@ class Served(Pairs):
         if address.token:
             rows.append(("token", "asked of every caller; not shown here: it is the attribute `token` of this result"))
         else:
-            rows.append(("warning", "open: whoever reaches this address can run the agents of this kernel"))
+            rows.append(("warning", open_words(address)))
+        if address.certificate:
+            rows.append(("encrypted", f"TLS, with the certificate in {address.certificate}"))
+        else:
+            rows.append(("encrypted", "no: --cert FILE --key FILE speak TLS"))
         super().__init__([*rows, ("close it", f"%agent stop {address.target}")])
 
 
@@ -193,20 +197,27 @@ class DryRun(View):
         inputs: the literals (flyteidl).
     """
 
-    def __init__(self, template: Any, inputs: Any) -> None:
+    def __init__(self, template: Any, inputs: Any, mask: Callable[[str], str] = str) -> None:
         self.template = template
         self.inputs = inputs
+        self._mask = mask
 
     def text(self) -> str:
         """Template and inputs in protobuf's text form."""
-        return f"nothing was sent\n\n# template\n{self.template}\n# inputs\n{self.inputs}"
+        return self._mask(f"nothing was sent\n\n# template\n{self.template}\n# inputs\n{self.inputs}")
 
     def html(self) -> str:
         """The same, in a fixed font."""
         return f'<pre style="font-size:12px;white-space:pre-wrap;margin:0">{render.escape(self.text())}</pre>'
 
 
+def open_words(address: Address) -> str:
+    """What a person must hear of an address that asks for no token."""
+    return f"open: whoever reaches {address.target} can run the agents of this kernel, with its credentials"
+
+
 def run_details(workspace: Workspace, run: Run) -> Pairs:
     """All that is known of a run."""
     attempts, captured = workspace.kept.attempts(run), run.logs()
-    return Pairs(run_views.details(run.snapshot, attempts, captured))
+    rows = run_views.details(run.snapshot, attempts, captured)
+    return Pairs(workspace.masking.value(rows))  # a resource meta is on record as it is

@@ -32,8 +32,17 @@ from flyteagent_nb.running.interface import interface_mismatch
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
-from flyteagent_nb.running.services import SyncReplyError, deadline_of
-from flyteagent_nb.running.wording import plain, poll_failed, said_and_notes, status_words, words_and_frames
+from flyteagent_nb.running.run import SECRET_IN_META
+from flyteagent_nb.running.services import SyncReplyError, deadline_on
+from flyteagent_nb.running.storage import is_remote_prefix
+from flyteagent_nb.running.wording import (
+    plain,
+    poll_failed,
+    said_and_notes,
+    secret_hint,
+    status_words,
+    words_and_frames,
+)
 
 if TYPE_CHECKING:
     from flyteidl.admin.agent_pb2 import Resource
@@ -100,7 +109,7 @@ class Attempt:
         if resolved.service.name != wire.KERNEL_SERVICE:
             changes["stand_in"] = ""  # only this kernel's agents are led to it
         runner.publish(driven, **changes, **({"phase": "RUNNING"} if resolved.is_sync else {}))
-        self._prefix = runner.storage.prefix(driven.run.id, self._number)
+        self._prefix = runner.storage.prefix(driven.run.id, self._number, resolved.service.outputs)
         template = driven.call.template
         if template.WhichOneof("target") in ("container", "k8s_pod"):
             try:
@@ -174,7 +183,7 @@ class Attempt:
         header = CreateRequestHeader(
             template=template, output_prefix=self._prefix, task_execution_metadata=self._execution_metadata()
         )
-        deadline = self._deadline("ExecuteTaskSync")
+        deadline = self._deadline("ExecuteTaskSync", resolved)
         left: float | None = None
 
         async def call() -> Resource:
@@ -216,7 +225,9 @@ class Attempt:
 
     async def _async(self, resolved: Resolved, template: Any) -> tuple[LiteralMap] | Failure:
         driven, runner = self._driven, self._runner
-        if runner.storage.is_quick:  # cheaper than a thread's attention
+        if is_remote_prefix(self._prefix):
+            pass  # a bucket has no folders
+        elif runner.storage.is_quick:  # cheaper than a thread's attention
             runner.storage.make(self._prefix)
         else:
             await asyncio.to_thread(runner.storage.make, self._prefix)
@@ -226,7 +237,7 @@ class Attempt:
             )
         runner.record(driven, self._inputs)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
-        deadline = self._deadline("CreateTask")
+        deadline = self._deadline("CreateTask", resolved)
         request = CreateTaskRequest(
             inputs=self._inputs,
             template=template,
@@ -242,11 +253,15 @@ class Attempt:
                     await runner.journal.ended(driven.run.id, "ABORTED")
                     raise Cancelled("")
                 self._begin()
+                driven.creating = True
                 self._resource_meta = await resolved.service.create(request, driven.run.id, deadline)
         except grpc.aio.AioRpcError as error:
+            driven.creating = False
             failure = propeller.create_failed(status_words(error, "CreateTask", deadline))
             unknown = error.code() in _NO_ANSWER
-            await runner.journal.ended(driven.run.id, "unknown" if unknown else "FAILED", failure.message)
+            await runner.journal.ended(
+                driven.run.id, "unknown" if unknown else "FAILED", runner.masking.text(failure.message)
+            )
             if unknown:
                 self._note(
                     f"attempt {self._number}: outcome unknown: the create ended without an answer ({error.code().name}); "
@@ -255,7 +270,10 @@ class Attempt:
             if driven.cancelled:
                 raise Cancelled(f"its create failed: {failure.message}") from None
             return failure
+        if runner.masking.finds(self._resource_meta):
+            self._note(SECRET_IN_META)
         await runner.journal.created(driven.run.id, self._resource_meta)
+        driven.creating = False
         result = await self._follow(resolved)
         return result
 
@@ -263,7 +281,7 @@ class Attempt:
         """Get after get, until the job is over."""
         driven, runner = self._driven, self._runner
         pace = propeller.PROPELLER if driven.settings.pace == "propeller" else propeller.ADAPTIVE
-        deadline = self._deadline("GetTask")
+        deadline = self._deadline("GetTask", resolved)
         created = time.monotonic()
         request = GetTaskRequest(
             task_type=self._category.name,
@@ -307,7 +325,7 @@ class Attempt:
                 limit = driven.settings.poll_failure_limit
                 runner.publish(driven, message=poll_failed(said, failures, pace, limit))
                 if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
-                    await runner.journal.ended(driven.run.id, "unknown", said)
+                    await runner.journal.ended(driven.run.id, "unknown", runner.masking.text(said))
                     self._note(
                         f"the job may still run: {failures} polls in a row failed, so it was given up, not deleted"
                     )
@@ -317,7 +335,7 @@ class Attempt:
             self._show(resource, phase)
             step = propeller.next_step(phase)
             if step is not Step.WAIT:
-                await runner.journal.ended(driven.run.id, phase.name, resource.message)
+                await runner.journal.ended(driven.run.id, phase.name, runner.masking.text(resource.message))
                 return await self._act(step, phase, resource)
 
     async def _get(self, before: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
@@ -326,7 +344,7 @@ class Attempt:
             return await resolved.service.get(request, self._driven.run.id, deadline)
 
     async def _abort(self, resolved: Resolved) -> NoReturn:
-        problem = await self._delete(resolved)
+        problem = self._runner.masking.text(await self._delete(resolved))
         await self._runner.journal.ended(self._driven.run.id, "unknown" if problem else "ABORTED", problem)
         if problem:
             raise Cancelled(
@@ -336,11 +354,16 @@ class Attempt:
         raise Cancelled("")
 
     async def _delete(self, resolved: Resolved) -> str:
-        """Send DeleteTask until it works; what is wrong where it does not."""
+        """Send DeleteTask until it works; what is wrong where it does not.
+
+        Raises:
+            LostError: another kernel follows the run now, and the job is its.
+        """
+        await self._runner.journal.confirm(self._driven.run.id)
         request = DeleteTaskRequest(
             task_type=self._category.name, task_category=self._category, resource_meta=self._resource_meta
         )
-        deadline = self._deadline("DeleteTask")
+        deadline = self._deadline("DeleteTask", resolved)
         problem = ""
         for failed in range(DELETE_TRIES):
             if failed:
@@ -434,8 +457,9 @@ class Attempt:
         except (TaskTypeNotFoundError, ServiceNotFoundError, ServiceError):
             return before
 
-    def _deadline(self, operation: str) -> float | None:
-        return deadline_of(operation, self._driven.settings.deadlines, self._driven.settings.deadline)
+    def _deadline(self, operation: str, resolved: Resolved) -> float | None:
+        settings = self._driven.settings
+        return deadline_on(resolved.service, operation, settings.deadlines, settings.deadline)
 
     def _execution_metadata(self) -> Any:
         settings = self._driven.settings
@@ -466,7 +490,7 @@ class Attempt:
         )
 
     def _previous(self) -> str:
-        return f"{self._runner.storage.root}/{self._driven.run.id}-{self._number - 1}"
+        return f"{self._prefix.rpartition('/')[0]}/{self._driven.run.id}-{self._number - 1}"
 
     def _ended(self, failure: Failure, final: Failure | None = None, *, phase: str = "FAILED") -> Ended:
         """The error that the user sees."""
@@ -476,6 +500,8 @@ class Attempt:
         how_often = f" after {self._number} attempts" if self._number > 1 else ""
         kind = RunTimedOutError if failure.code == propeller.TIMED_OUT else RunFailedError
         hints = []
+        if s.service == wire.KERNEL_SERVICE and (hint := secret_hint(failure.message)):
+            hints.append(hint)
         if self._runner.captured(self._driven.run):
             hints.append(f"%agent logs {s.id} shows what the agent printed")
         hints.append(f"%agent show {s.id} tells all of it")

@@ -42,7 +42,7 @@ class AttemptRecord:
     number: int
     service: str
     output_prefix: str
-    resource_meta: bytes | None = None
+    resource_meta: bytes | None = field(default=None, repr=False)  # an agent may put a secret into it
     outcome: str = "intended"
     message: str = ""
     intended: float = field(default_factory=time.time)
@@ -126,6 +126,9 @@ class Journal(Protocol):
     async def ended(self, run_id: str, outcome: str, message: str = "") -> None:
         """The attempt under way is over."""
 
+    async def confirm(self, run_id: str) -> None:
+        """The run's job is about to be deleted. Raises LostError where another kernel has the run now."""
+
     def changed(self, snapshot: RunSnapshot) -> None:
         """A run has a new state; the last one counts."""
 
@@ -139,7 +142,7 @@ class Journal(Protocol):
         """The attempts of a run, oldest first; empty where it is not known."""
 
     def forget(self, run_ids: Sequence[str]) -> None:
-        """Drop runs."""
+        """Drop runs from memory."""
 
     def on_lost(self, callback: Callable[[str], object]) -> None:
         """Call ``callback(run_id)`` where another kernel has taken over a run of this one. Any thread."""
@@ -176,6 +179,9 @@ class MemoryJournal:
         attempt = self._attempts[run_id][-1]
         attempt.outcome = outcome
         attempt.message = message
+
+    async def confirm(self, run_id: str) -> None:
+        """The run's job is about to be deleted."""
 
     def changed(self, snapshot: RunSnapshot) -> None:
         """A run has a new state."""

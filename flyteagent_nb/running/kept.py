@@ -6,11 +6,13 @@ the end by this kernel. Nothing here ever creates a job.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flyteagent_nb.errors import JournalError, RunNotFoundError, ServiceNotFoundError, TaskTypeNotFoundError
+from flyteagent_nb.running import retention
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.running.sqlite_journal import SQLiteJournal
 
@@ -133,9 +135,18 @@ class KeptRuns:
         except OSError:
             return []
 
+    def ids(self, limit: int) -> list[str]:
+        """The ids of the runs on record, newest first; quick."""
+        journal = self._journal
+        return [run_id for run_id, _ in journal.shelf.ids("", limit)] if journal is not None else []
+
     def earlier(self, run_id: str) -> list[str]:
         """What was captured of an attached run before this kernel had it."""
         return self._earlier.get(run_id, [])
+
+    def forget(self, run_id: str) -> None:
+        """The run is not kept any more; any thread."""
+        self._earlier.pop(run_id, None)
 
     # --- following again ---
 
@@ -155,10 +166,13 @@ class KeptRuns:
         """
         from flyteagent_nb.running.recall import call_of_record
 
-        for run in self._runner.runs():
-            if run.id == run_id and not isinstance(run.error, JournalError) and task is None:
-                return run
         journal = self._journal
+        for run in self._runner.runs():
+            if run.id == run_id and not isinstance(run.error, JournalError):
+                if task is None:
+                    return run
+                if not run.done:
+                    return self._read_as(run, task)
         if journal is None:
             raise JournalError("runs of other kernels are not on record here", hint="%config FlyteAgentNB.journal")
         record = journal.shelf.record(run_id)
@@ -171,30 +185,46 @@ class KeptRuns:
         self._check_agent(record)
         taken = journal.take(run_id)
         journal.adopt(taken)
-        self._earlier[run_id] = self.logs(run_id)
-        known = tuple(note for note in notes if note not in s.notes)
-        run = self._runner.attach(taken, call, settings)
-        if known:
-            self._runner.note(run, known)
+        try:
+            self._earlier[run_id] = self.logs(run_id)
+            run = self._runner.attach(taken, call, settings)
+        except BaseException:
+            journal.released(run_id)  # or nobody could attach it again
+            raise
+        self._runner.note(run, [note for note in notes if note not in s.notes])
+        return run
+
+    def _read_as(self, run: Run, task: PythonTask[Any]) -> Run:
+        """A run that this kernel follows, with another task's word on its outputs."""
+        journal = self._journal
+        if journal is None:
+            raise JournalError("what the run was made of is not on record here", hint="%config FlyteAgentNB.journal")
+        journal.flush()  # it may have begun just now
+        from flyteagent_nb.running.recall import call_of_record
+
+        call, _ = call_of_record(journal.shelf.record(run.id), task)
+        self._runner.read_as(run, call)
         return run
 
     def _ended(self, record: RunRecord, call: Any) -> Run:
         from flyteidl.core.literals_pb2 import LiteralMap
+        from google.protobuf.message import DecodeError
 
         run = Run.kept(record.snapshot, _Standing(self))
         if record.snapshot.phase != "SUCCEEDED":
             return run
-        if record.outputs is not None:
-            literals = LiteralMap.FromString(record.outputs)
-        else:
-            stored = self._runner.storage.read_outputs(record.attempts[-1].output_prefix) if record.attempts else None
-            if stored is None:
-                raise JournalError(
-                    f"the outputs of run {record.snapshot.id} of {record.snapshot.name} are not there any more",
-                    hint="run it again",
-                )
-            literals = stored
-        values, returned = call.convert(literals)
+        stored: LiteralMap | None = None
+        with contextlib.suppress(DecodeError, ValueError, OSError):  # a damaged record, or a damaged file
+            if record.outputs is not None:
+                stored = LiteralMap.FromString(record.outputs)
+            elif record.attempts:
+                stored = self._runner.storage.read_outputs(record.attempts[-1].output_prefix)
+        if stored is None:
+            raise JournalError(
+                f"the outputs of run {record.snapshot.id} of {record.snapshot.name} are not there any more",
+                hint="run it again",
+            )
+        values, returned = call.convert(stored)
         return Run.ended(record.snapshot, _Standing(self), values, returned)
 
     def _refuse(self, record: RunRecord) -> NoReturn:
@@ -239,7 +269,7 @@ class KeptRuns:
     def prune(self, runs_kept: int, days_kept: float, *, dry_run: bool) -> list[str]:
         """Forget what has ended and is too old or too much; the ids, oldest first."""
         journal = self._journal
-        return journal.prune(runs_kept, days_kept, dry_run=dry_run) if journal is not None else []
+        return retention.prune(journal, runs_kept, days_kept, dry_run=dry_run) if journal is not None else []
 
     def settle(self, run_id: str, *, job: bytes | None) -> RunSnapshot:
         """Say what became of a create that has no answer on record.
@@ -265,20 +295,23 @@ class KeptRuns:
             raise JournalError(f"run {s.id} of {s.name} has made no create, so no job", hint="use --gone")
         taken = journal.take(run_id)
         journal.adopt(taken)
-        if job is not None:
-            journal.settle(run_id, taken.attempts[-1].number, "created", "", job)
-            journal.release_to_nobody(run_id)
-            return standing(journal.shelf.record(run_id))
-        if taken.attempts:
-            journal.settle(run_id, taken.attempts[-1].number, "gone", "settled by hand: there is no job", None)
-        settled = s._replace(
-            phase="ABORTED", ended=time.time(), seconds=time.time() - s.submitted,
-            notes=(*s.notes, f"settled by hand: {_unknown(record)}; there is no job"),
-        )  # fmt: skip
-        journal.finished(settled, None)
-        journal.flush()
-        journal.released(run_id)
-        return settled
+        try:
+            if job is not None:
+                journal.settle(run_id, taken.attempts[-1].number, "created", "", job)
+                journal.release_to_nobody(run_id)
+                return standing(journal.shelf.record(run_id))
+            if taken.attempts:
+                journal.settle(run_id, taken.attempts[-1].number, "gone", "settled by hand: there is no job", None)
+            now = time.time()
+            settled = s._replace(
+                phase="ABORTED", ended=now, seconds=max(0.0, now - s.submitted),
+                notes=(*s.notes, f"settled by hand: {_unknown(record)}; there is no job"),
+            )  # fmt: skip
+            journal.finished(settled, None)
+            journal.flush()
+            return settled
+        finally:
+            journal.released(run_id)
 
 
 class _Standing:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -29,9 +31,12 @@ def this_host() -> str:
 
 def _machine() -> str:
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
             return file.read().strip()[:8]
-    return f"{uuid.getnode():x}"[-8:]
+    node = uuid.getnode()
+    return (
+        "" if node >> 40 & 1 else f"{node:x}"[-8:]
+    )  # with that bit it is a random number, another one in each process
 
 
 _held: set[str] = set()
@@ -59,39 +64,76 @@ class Claim:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{self.id}.lock"
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        if not _lock(self._file):
-            raise OSError(f"{self._path} is locked by somebody else")
         _held.add(self.id)
+        try:
+            if not _lock(self._file):
+                raise OSError(f"{self._path} is locked by somebody else")
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go. Idempotent; a forked child's does nothing."""
         if self._file < 0 or os.getpid() != self.pid:
             return
+        file, self._file = self._file, -1
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        os.close(self._file)
-        self._file = -1
+        os.close(file)
         _held.discard(self.id)
 
 
-def holds(folder: Path, owner_id: str) -> bool:
-    """Whether a process of this machine holds the lock of that owner."""
+def is_alive(folder: Path, owner_id: str, host: str, seen: float) -> bool:
+    """Whether an owner still is there, as far as can be known from here.
+
+    Args:
+        folder: that of the locks.
+        owner_id: the owner's id.
+        host: its host, as :func:`this_host` told it there; empty where nothing is known of it.
+        seen: its last sign of life, in seconds since the epoch.
+    """
+    # A lock that is held tells all; that it is free, only on the host where it would be held.
+    elsewhere = bool(host) and host != this_host()
+    return holds(folder, owner_id, tidy=not elsewhere) or (elsewhere and time.time() - seen < LEASE)
+
+
+def holds(folder: Path, owner_id: str, *, tidy: bool = True) -> bool:
+    """Whether a process of this machine holds the lock of that owner.
+
+    Args:
+        folder: that of the locks.
+        owner_id: the owner's id.
+        tidy: remove a lock that nobody holds; not where its owner is on another host, which may see no lock of this one's.
+    """
     if owner_id in _held:
         return True
+    if not re.fullmatch("[0-9a-f]{32}", owner_id):  # nobody, or a damaged record
+        return False
+    path = folder / f"{owner_id}.lock"
     try:
-        file = os.open(folder / f"{owner_id}.lock", os.O_RDWR)
+        file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     except OSError:
         return True  # it cannot be told: leave what it has alone
     try:
         free = _lock(file)
+    except OSError:  # a file system without locks
+        return True
     finally:
         os.close(file)
-    if free:
+    if free and tidy:
         with contextlib.suppress(OSError):
-            os.unlink(folder / f"{owner_id}.lock")
+            os.unlink(path)
     return not free
+
+
+def remove_free_locks(folder: Path, before: float) -> None:
+    """Remove the locks of owners of this machine that ended without a word, older than ``before``: a new one may not be held yet."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob("*.lock"):
+            if path.stat().st_mtime < before:
+                holds(folder, path.stem)
 
 
 def _lock(file: int) -> bool:

@@ -9,7 +9,9 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from flyteidl.core.tasks_pb2 import TaskTemplate
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.types import LiteralType
+from google.protobuf.message import DecodeError
 
+from flyteagent_nb.errors import JournalError
 from flyteagent_nb.running.tasks import TaskCall, convert_as, current_context
 from flyteagent_nb.running.type_records import type_of
 
@@ -25,8 +27,19 @@ def call_of_record(record: RunRecord, task: PythonTask[Any] | None = None) -> tu
     Args:
         record: the run.
         task: says the types of the outputs, instead of what is on record.
+
+    Raises:
+        JournalError: the record makes no sense.
     """
-    template = TaskTemplate.FromString(record.sent.template)
+    s = record.snapshot
+    try:
+        template = TaskTemplate.FromString(record.sent.template)
+        inputs = LiteralMap.FromString(record.sent.inputs or b"")
+    except DecodeError as error:
+        raise JournalError(
+            f"the journal's record of run {s.id} of {s.name} cannot be read: {error}",
+            hint=f"its job, if any, is told by %agent show {s.id}",
+        ) from error
     types: dict[str, Any] = {}
     notes = []
     for name, variable in template.interface.outputs.variables.items():
@@ -45,7 +58,7 @@ def call_of_record(record: RunRecord, task: PythonTask[Any] | None = None) -> tu
     call = TaskCall(
         name=record.snapshot.name,
         template=template,
-        inputs=LiteralMap.FromString(record.sent.inputs or b""),
+        inputs=inputs,
         prepare=None,
         convert=convert,
         converts_at_once=False,

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 HEARTBEAT = 0.05
 """Seconds between two rounds of the loop while a cell awaits runs: a signal is only seen when the loop wakes."""
 
+SECRET_IN_META = (
+    "the agent put a value known as secret into the job's resource meta: the journal keeps it as it is, because the agent needs it to "
+    "follow the job; it is not shown"
+)
+"""The note of a run whose resource meta is not for the eye."""
+
 log = logging.getLogger("flyteagent_nb")
 
 
@@ -93,7 +99,7 @@ class RunSnapshot(NamedTuple):
     @property
     def elapsed(self) -> float:
         """Seconds since it was submitted, until it ended."""
-        return self.seconds if self.seconds is not None else time.time() - self.submitted
+        return self.seconds if self.seconds is not None else max(0.0, time.time() - self.submitted)
 
 
 class _Heartbeat:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import functools
 import random
 import secrets
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.loop import LoopThread
+    from flyteagent_nb.masking import Masking
     from flyteagent_nb.running.journal import AttemptRecord, Journal, RunRecord
     from flyteagent_nb.running.propeller import Failure
     from flyteagent_nb.running.routing import Router
@@ -42,6 +44,12 @@ T = TypeVar("T")
 
 CONVERTERS = 4
 """Threads that turn values into literals and back."""
+
+RETAIN_SHARE = 0.1
+"""What is on record is pruned when so large a share of the runs that may be kept has ended since the last time."""
+
+RETAIN_EVERY = 86_400.0
+"""And when so many seconds have passed since, and a run ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +67,7 @@ class Driven:
     in_call: asyncio.Task[Any] | None = None
     record: RunRecord | None = None  # where another kernel began it
     outputs: LiteralMap | None = None  # what it came to, as literals
+    creating: bool = False  # a create is under way, or its answer is not on record yet
     lost: bool = False  # another kernel follows it now
     task: asyncio.Task[None] | None = None
     recorded: bool = False
@@ -94,6 +103,7 @@ class Runner:
 
     Attributes:
         active: how many runs are under way.
+        masking: the values known as secret: no state, error or record of a run has one.
     """
 
     def __init__(
@@ -106,14 +116,33 @@ class Runner:
         captured: Callable[[str], list[str]],
         forgotten: Callable[[str], None],
         budget: CallBudget,
+        masking: Masking,
+        retain: Callable[[Settings], object] = lambda settings: None,
     ) -> None:
+        """Make it on any thread.
+
+        Args:
+            thread: the loop's.
+            router: knows the services.
+            journal: is told of each step.
+            storage: has the runs' folders.
+            captured: the lines that a run's agent printed.
+            forgotten: told of each run that is dropped from memory.
+            budget: the calls under way at once.
+            masking: the values known as secret.
+            retain: called on a worker now and then, to forget what is old or too much on record.
+        """
         self.thread = thread
         self.router = router
         self.journal = journal
         self.storage = storage
         self.budget = budget
+        self.masking = masking
         self._captured = captured
         self._forgotten = forgotten
+        self._retain = retain
+        self._ended = 0  # since the last time
+        self._retained = time.monotonic()
         self._runs: collections.OrderedDict[str, Run] = collections.OrderedDict()
         self._driven: dict[str, Driven] = {}
         self._finished: collections.deque[Run] = collections.deque()
@@ -184,10 +213,22 @@ class Runner:
 
         def add() -> None:
             driven = self._driven.get(run.id)
-            if driven is not None:
+            if driven is not None and notes:
                 self.publish(driven, notes=(*run.snapshot.notes, *notes))
 
         self.thread.call_soon(add)
+
+    def read_as(self, run: Run, call: TaskCall) -> None:
+        """Read the outputs of a run under way as another call does; returns at once."""
+
+        def replace() -> None:
+            driven = self._driven.get(run.id)
+            if driven is not None:
+                driven.call = dataclasses.replace(
+                    driven.call, convert=call.convert, converts_at_once=call.converts_at_once, output_types=call.output_types
+                )
+
+        self.thread.call_soon(replace)
 
     def check_may_block(self) -> None:
         """Raise WrongThreadError on the loop's own thread, and in a forked child."""
@@ -240,11 +281,18 @@ class Runner:
             How many runs were still under way.
         """
         open_runs = len(self._driven)
+        until = time.monotonic() + grace
         if delete and self._tasks:
             for run_id in tuple(self._driven):
                 self._cancel(run_id)
             await asyncio.wait(tuple(self._tasks), timeout=grace)
         tasks = tuple(self._tasks)
+        creating = [driven for driven in self._driven.values() if driven.creating]
+        for task in self._tasks.difference(driven.task for driven in creating if driven.task is not None):
+            task.cancel()
+        # A create under way may have made a job, of which only its answer tells.
+        while any(driven.creating for driven in creating) and time.monotonic() < until:
+            await asyncio.sleep(0.005)  # noqa: ASYNC110 - once in a process, and for a second at most
         for task in tasks:
             task.cancel()
         if tasks:
@@ -404,13 +452,24 @@ class Runner:
         if driven.recorded:
             return
         driven.recorded = True
-        kept = inputs.SerializeToString() if inputs.ByteSize() <= KEPT_IN_JOURNAL else None
+        kept = self._masked(inputs).SerializeToString() if inputs.ByteSize() <= KEPT_IN_JOURNAL else None
         types = {name: record_of(python_type) for name, python_type in call.output_types.items()}
-        self.journal.begin(driven.run.snapshot, Sent(call.template.SerializeToString(), kept, types))
+        self.journal.begin(driven.run.snapshot, Sent(self._masked(call.template).SerializeToString(), kept, types))
+
+    def _masked(self, message: Any) -> Any:
+        """A message as the journal keeps it, without values known as secret."""
+        if not self.masking.active:
+            return message
+        masked = type(message)()
+        masked.CopyFrom(message)
+        self.masking.message(masked, data=True)
+        return masked
 
     def publish(self, driven: Driven, **changes: Any) -> None:
         """Show a changed state; a new phase is added to the phases."""
         snapshot = driven.run.snapshot
+        if self.masking.active:
+            changes = {name: self.masking.value(value) for name, value in changes.items()}
         phase = changes.get("phase", snapshot.phase)
         attempt = changes.get("attempt", snapshot.attempt)
         if phase != snapshot.phase or attempt != snapshot.attempt:
@@ -447,13 +506,21 @@ class Runner:
     ) -> None:
         run = driven.run
         snapshot = run.snapshot
+        self.masking.error(error)
         now = time.time()
         values, returned = outputs if outputs is not None else (None, None)
         phases = snapshot.phases
         if phases[-1].phase != phase:
             phases = (*phases, PhaseChange(phase, now, snapshot.attempt))
         self._driven.pop(run.id, None)
+        notes, kept = snapshot.notes, None
+        if driven.outputs is not None:
+            masked = self._masked(driven.outputs)
+            kept = masked.SerializeToString()
+            if masked is not driven.outputs and masked != driven.outputs:
+                notes = (*notes, "an output holds a value known as secret: the journal has stars in its place")
         last = snapshot._replace(
+            notes=notes,
             phase=phase,
             phases=phases,
             ended=now,
@@ -461,15 +528,21 @@ class Runner:
             error=error,
             error_code=code,
         )
-        kept = driven.outputs.SerializeToString() if driven.outputs is not None else None
         self.journal.finished(last, kept if kept is not None and len(kept) <= KEPT_IN_JOURNAL else None)
         run.finish(last, values, returned)
         self._finished.append(run)
         self._forget_old(driven.settings.runs_kept)
+        self._ended += 1
+        if self._ended >= RETAIN_SHARE * driven.settings.runs_kept or time.monotonic() - self._retained > RETAIN_EVERY:
+            self._ended, self._retained = 0, time.monotonic()
+            with contextlib.suppress(RuntimeError):  # as below
+                self._pool.submit(self._retain, driven.settings)
 
     def _forget_old(self, kept: int) -> None:
         while len(self._finished) > kept:
             run = self._finished.popleft()
+            if self._runs.get(run.id) is not run:  # it was lost to another kernel, and attached again since
+                continue
             del self._runs[run.id]
             self.journal.forget([run.id])
             self._forgotten(run.id)

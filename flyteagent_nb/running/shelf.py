@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
 import sqlite3
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.errors import JournalError, RunNotFoundError
-from flyteagent_nb.running.journal import AttemptRecord, Owner, RunRecord, Sent
-from flyteagent_nb.running.ownership import LEASE, holds, this_host
-from flyteagent_nb.running.records import snapshot_of
+from flyteagent_nb.running.journal import Owner
+from flyteagent_nb.running.ownership import is_alive
+from flyteagent_nb.running.records import ATTEMPT_COLUMNS, COLUMNS, attempt_of, run_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from flyteagent_nb.running.journal import AttemptRecord, RunRecord
 
 FILE = "journal.db"
 VERSION = 1
@@ -33,7 +34,7 @@ CREATE TABLE run (
   owner TEXT NOT NULL, epoch INTEGER NOT NULL
 );
 CREATE INDEX run_submitted ON run (submitted);
-CREATE INDEX run_open ON run (submitted) WHERE ended IS NULL;
+CREATE INDEX run_open ON run (submitted, owner) WHERE ended IS NULL;
 CREATE TABLE attempt (
   run TEXT NOT NULL, number INTEGER NOT NULL, service TEXT NOT NULL, prefix TEXT NOT NULL, meta BLOB, outcome TEXT NOT NULL,
   message TEXT NOT NULL, intended REAL NOT NULL, PRIMARY KEY (run, number)
@@ -48,15 +49,17 @@ _NETWORK = (
     "cifs",
     "smb",
     "9p",
+    "virtiofs",
+    "fuse.",
+    "vboxsf",
     "afs",
     "lustre",
     "gpfs",
     "beegfs",
     "ceph",
-    "fuse.sshfs",
-    "fuse.gcsfuse",
-    "fuse.s3fs",
+    "wekafs",
 )
+"""How the types of file systems begin that others may have mounted too, or that have no shared memory for WAL."""
 
 
 def connect(path: Path, *, busy: float, read_only: bool = False) -> sqlite3.Connection:
@@ -128,7 +131,7 @@ def is_remote(folder: Path) -> bool:
 class Shelf:
     """Reads the journal in a folder, on any thread; each call opens it anew.
 
-    Where there is none, or it cannot be read, it is empty.
+    Where there is none, or it is damaged, it is empty. A record that cannot be read is shown with what can be.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -137,107 +140,134 @@ class Shelf:
     @property
     def exists(self) -> bool:
         """Whether there is a journal."""
-        return (self.folder / FILE).exists()
+        return os.path.exists(self.folder / FILE)
 
-    def open_runs(self, besides: str = "") -> list[RunRecord]:
-        """The runs that have not ended and that nobody alive follows, newest first; not those of the owner ``besides``."""
-        found = self._records("WHERE ended IS NULL AND owner <> ? ORDER BY submitted DESC", (besides,))
-        return [record for record in found if not record.owner.alive]
+    def left_open(self, limit: int) -> tuple[list[RunRecord], int]:
+        """The newest ``limit`` runs that have not ended and that nobody alive follows, newest first; and how many there are."""
+        found: list[RunRecord] = []
+        count = 0
+        with self._reading() as connection:
+            if connection is None:
+                return found, count
+            counted = connection.execute(
+                "SELECT owner, count(*) FROM run WHERE ended IS NULL GROUP BY owner"
+            ).fetchall()
+            owners = self._owners(connection, {owner for owner, _ in counted})
+            gone = {owner_id for owner_id, owner in owners.items() if not owner.alive}
+            ids: list[str] = []
+            if gone:
+                newest = connection.execute("SELECT id, owner FROM run WHERE ended IS NULL ORDER BY submitted DESC")
+                ids = [run_id for run_id, _ in itertools.islice((row for row in newest if row[1] in gone), limit)]
+            found = [record for run_id in ids for record in self._records(connection, "WHERE id = ?", (run_id,))]
+            count = sum(each for owner, each in counted if owner in gone)
+        return found, count
+
+    def open_runs(self) -> list[RunRecord]:
+        """The runs that have not ended and that nobody alive follows, newest first."""
+        with self._reading() as connection:
+            if connection is not None:
+                found = self._records(connection, "WHERE ended IS NULL ORDER BY submitted DESC", ())
+                return [record for record in found if not record.owner.alive]
+        return []
 
     def runs(self, limit: int = -1) -> list[RunRecord]:
         """The runs of all kernels, newest first."""
-        return list(self._records("ORDER BY submitted DESC LIMIT ?", (limit,)))
+        with self._reading() as connection:
+            if connection is not None:
+                return self._records(connection, "ORDER BY submitted DESC LIMIT ?", (limit,))
+        return []
 
     def record(self, run_id: str) -> RunRecord:
         """One run.
 
         Raises:
+            JournalError: the journal cannot be read now.
             RunNotFoundError: it is not on record.
         """
-        for record in self._records("WHERE id = ?", (run_id,)):
-            return record
+        with self._reading(must=True) as connection:
+            if connection is not None:
+                for record in self._records(connection, "WHERE id = ?", (run_id,)):
+                    return record
         raise RunNotFoundError(f"run {run_id} is not on record", run_id=run_id, hint="%agent runs --all lists them")
 
-    def ids(self, prefix: str) -> list[tuple[str, str]]:
+    def ids(self, prefix: str, limit: int = 10) -> list[tuple[str, str]]:
         """The (id, name) of the runs whose id begins with ``prefix``, newest first."""
         with self._reading() as connection:
-            if connection is None:
-                return []
-            sql = "SELECT id, name FROM run WHERE substr(id, 1, ?) = ? ORDER BY submitted DESC LIMIT 10"
-            return connection.execute(sql, (len(prefix), prefix)).fetchall()
+            if connection is not None:
+                sql = "SELECT id, name FROM run WHERE id >= ? AND id < ? ORDER BY submitted DESC LIMIT ?"
+                found = connection.execute(sql, (prefix, prefix + "\U0010ffff", limit)).fetchall()
+                return [(str(run_id), str(name)) for run_id, name in found]
+        return []
 
     def endings(self, kept: int, before: float) -> list[tuple[str, str]]:
         """The (id, folder) of runs that have ended and are older than ``before`` or more than ``kept``, oldest first."""
         with self._reading() as connection:
-            if connection is None:
-                return []
-            sql = (
-                "SELECT id, folder FROM (SELECT id, folder, ended, submitted, row_number() OVER (ORDER BY submitted DESC) AS n "
-                "FROM run WHERE ended IS NOT NULL) WHERE n > ? OR ended < ? ORDER BY submitted"
-            )
-            return connection.execute(sql, (kept, before)).fetchall()
+            if connection is not None:
+                sql = (
+                    "SELECT id, folder FROM (SELECT id, folder, ended, submitted, row_number() OVER (ORDER BY submitted DESC) AS n "
+                    "FROM run WHERE ended IS NOT NULL) WHERE n > ? OR ended < ? ORDER BY submitted"
+                )
+                return connection.execute(sql, (kept, before)).fetchall()
+        return []
+
+    def known(self, run_ids: Iterable[str]) -> set[str]:
+        """Those of the runs that are on record; all of them, where that cannot be told."""
+        wanted = set(run_ids)
+        with self._reading() as connection:
+            if connection is not None:
+                return {row[0] for row in connection.execute("SELECT id FROM run") if row[0] in wanted}
+        return wanted
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+    def _reading(self, *, must: bool = False) -> Iterator[sqlite3.Connection | None]:
+        """A connection in a transaction, so that all that is read fits together; None where there is no journal that we can read.
+
+        What fails inside ends it, quietly unless ``must``: where it is damaged, whoever writes next puts it aside and says so.
+        """
+        path = self.folder / FILE
         connection = None
-        if self.exists:
-            with contextlib.suppress(sqlite3.Error):
-                connection = connect(self.folder / FILE, busy=2.0, read_only=True)
         try:
-            if connection is not None and not 0 < connection.execute("PRAGMA user_version").fetchone()[0] <= VERSION:
+            if self.exists:
+                connection = connect(path, busy=2.0, read_only=True)
+                connection.execute("BEGIN")
+                if not _check_version(connection, path):
+                    connection.close()
+                    connection = None
+        except (sqlite3.Error, OSError, JournalError) as error:
+            if connection is not None:
                 connection.close()
                 connection = None
-        except sqlite3.Error:  # damaged: whoever writes next puts it aside and says so
-            assert connection is not None
-            connection.close()
-            connection = None
+            if must:
+                raise _unreadable(path, error) from error
         try:
             yield connection
+        except (sqlite3.Error, OSError, UnicodeError) as error:
+            if must:
+                raise _unreadable(path, error) from error
         finally:
             if connection is not None:
                 connection.close()
 
-    def _records(self, clause: str, values: tuple[object, ...]) -> list[RunRecord]:
-        columns = "id, state, template, inputs, types, outputs, folder, owner, epoch, ended"
-        with self._reading() as connection:
-            if connection is None:
-                return []
-            try:
-                rows = connection.execute(f"SELECT {columns} FROM run {clause}", values).fetchall()
-                owners = self._owners(connection, {row[7] for row in rows})
-                attempts: dict[str, list[AttemptRecord]] = {}
-                sql = "SELECT run, number, service, prefix, meta, outcome, message, intended FROM attempt"
-                if len(rows) < 100:
-                    sql += f" WHERE run IN ({','.join('?' * len(rows))})"
-                    found = connection.execute(sql + " ORDER BY number", [row[0] for row in rows])
-                else:
-                    found = connection.execute(sql + " ORDER BY run, number")
-                for run_id, *values_ in found:
-                    attempts.setdefault(run_id, []).append(AttemptRecord(*values_))
-            except sqlite3.Error:
-                return []
-        return [
-            RunRecord(
-                snapshot=snapshot_of(state),
-                sent=Sent(template, inputs, json.loads(types)),
-                attempts=tuple(attempts.get(run_id, ())),
-                outputs=outputs,
-                owner=owners[owner],
-                epoch=epoch,
-                folder=folder,
-            )
-            for run_id, state, template, inputs, types, outputs, folder, owner, epoch, _ in rows
-        ]
+    def _records(self, connection: sqlite3.Connection, clause: str, values: tuple[object, ...]) -> list[RunRecord]:
+        columns = ", ".join(COLUMNS)
+        rows = connection.execute(f"SELECT {columns} FROM run {clause}", values).fetchall()
+        owners = self._owners(connection, {row[COLUMNS.index("owner")] for row in rows})
+        attempts: dict[object, list[AttemptRecord]] = {}
+        sql = f"SELECT run, {', '.join(ATTEMPT_COLUMNS)} FROM attempt WHERE run IN (SELECT id FROM run {clause}) ORDER BY number"
+        for run_id, *fields in connection.execute(sql, values):
+            attempts.setdefault(run_id, []).append(attempt_of(fields))
+        return [run_of(row, attempts.get(row[0], ()), owners) for row in rows]
 
-    def _owners(self, connection: sqlite3.Connection, ids: set[str]) -> dict[str, Owner]:
-        found: dict[str, Owner] = {}
+    def _owners(self, connection: sqlite3.Connection, ids: set[object]) -> dict[object, Owner]:
+        found: dict[object, Owner] = {}
         for owner_id in ids:
             row = connection.execute("SELECT host, pid, kernel, seen FROM owner WHERE id=?", (owner_id,)).fetchone()
-            if row is None:
-                found[owner_id] = Owner(owner_id, "", 0, "", alive=False)
-                continue
-            host, pid, kernel, seen = row
-            here = host == this_host()
-            alive = holds(self.folder / "owners", owner_id) if here else time.time() - seen < LEASE
-            found[owner_id] = Owner(owner_id, host.partition("/")[0], pid, kernel, alive)
+            host, pid, kernel, seen = row or ("", 0, "", 0.0)
+            seen = seen if isinstance(seen, float) else 0.0
+            alive = is_alive(self.folder / "owners", str(owner_id), str(host), seen)
+            found[owner_id] = Owner(str(owner_id), str(host).partition("/")[0], pid, str(kernel), alive)
         return found
+
+
+def _unreadable(path: Path, error: Exception) -> JournalError:
+    return error if isinstance(error, JournalError) else JournalError(f"the journal {path} cannot be read: {error}")

@@ -96,7 +96,7 @@ def secret_hint(words: str) -> str:
     if missing is None:
         return ""
     name = "_".join(part.upper() for part in (missing[2], missing[1]) if part != "None")
-    return f"reading it takes a secret of its own in this kernel: os.environ['_FSEC_{name}'] = '...'"
+    return f"%agent secret {name} asks for it, and keeps it in this kernel"
 
 
 def plain(struct: Struct) -> dict[str, Any]:

@@ -206,6 +206,10 @@ class Sandboxes:
                 return f"{s.product} {running.environment.version}, a stand-in for {s.service}{ended}"
         return ""
 
+    def variables(self) -> tuple[str, ...]:
+        """The names of the environment variables that are set for sandboxes now."""
+        return self._variables.names() if self._running else ()
+
     def close(self) -> None:
         """Stop all of them. Idempotent; in a forked child it does nothing."""
         if os.getpid() == self._owner:

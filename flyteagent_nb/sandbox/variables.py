@@ -57,6 +57,11 @@ class Variables:
         with self._lock:
             return self._before[name] if name in self._before else self._environment.get(name)
 
+    def names(self) -> tuple[str, ...]:
+        """The variables that are set for somebody now, and that nobody else has changed."""
+        with self._lock:
+            return tuple(name for name in self._ours if not self._changed(name))
+
     def _changed(self, name: str) -> bool:
         """Whether somebody else has changed what we have set."""
         return self._environment.get(name) != self._ours.get(name)

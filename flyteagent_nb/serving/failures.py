@@ -15,6 +15,7 @@ from flytekit.exceptions.system import FlyteConnectorNotFound
 
 from flyteagent_nb import loop, wire
 from flyteagent_nb.serving import reasons
+from flyteagent_nb.serving.cell_names import name_cells
 from flyteagent_nb.serving.records import CallRecords
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def message_of(error: BaseException) -> str:
 def agent_frames(trace: TracebackType | None) -> list[str]:
     """The frames of the agent's own code as ``file:line in function``, outermost first; flytekit's where there are no others."""
     frames = [
-        (frame.f_code.co_filename, f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}")
+        (frame.f_code.co_filename, f"{name_cells(frame.f_code.co_filename)}:{line} in {frame.f_code.co_name}")
         for frame, line in traceback.walk_tb(trace)
         if not frame.f_code.co_filename.startswith((*_OURS, *_MACHINERY, "<frozen "))
     ]
@@ -127,8 +128,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _whole(error: BaseException) -> str:
+    """The traceback, from the agent's own code on: how the call came to it tells its author nothing."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith((*_OURS, *_MACHINERY)):
+        trace = trace.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return name_cells("".join(traceback.format_exception(type(error), error, trace or error.__traceback__)))
     except Exception:  # an exception of the agent's that cannot even be formatted
         return f"{type(error).__name__}: {message_of(error)}\n"
 

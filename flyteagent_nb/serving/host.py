@@ -26,7 +26,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from flyteagent_nb import wire
+from flyteagent_nb.certificates import read_pair
 from flyteagent_nb.errors import AddressInUseError, ServiceError, ServiceNotFoundError, closest
+from flyteagent_nb.masking import Masking
 from flyteagent_nb.serving.servicers import AgentServicers
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Address:
         kind: ``private`` for this kernel alone, ``token`` for who has the token, ``open`` for everybody.
         since: ``time.time()`` of its start.
         port: the TCP port, or None for a Unix socket.
+        certificate: the file of the certificate that it shows, or an empty string where it does not speak TLS.
     """
 
     target: str
@@ -64,6 +67,7 @@ class Address:
     kind: Literal["private", "token", "open"]
     since: float
     port: int | None
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class AgentHost:
         capture: where what they print goes by run, or None to leave it alone.
         gate: what a call from outside must hold where a fork could kill it (see ForkGate), or None.
         on_blocking: told once of each agent class and method that held the loop for long: (entry, method, seconds).
+        masking: the values known as secret, to which the tokens of this host are added.
 
     Attributes:
         addresses: where it listens, in the order of their starts.
@@ -93,12 +98,14 @@ class AgentHost:
         capture: Capture | None,
         gate: ForkGate | None = None,
         on_blocking: OnBlocking | None = None,
+        masking: Masking | None = None,
     ) -> None:
         self.addresses: tuple[Address, ...] = ()
         self._catalog = catalog
         self._capture = capture
         self._gate = gate
         self._on_blocking = on_blocking
+        self._masking = masking or Masking()
         self._servicers: AgentServicers | None = None
         self._listeners: dict[str, _Listener] = {}
         self._starting = asyncio.Lock()
@@ -124,21 +131,38 @@ class AgentHost:
                     return await self._listen(f"unix:{folder}/agent.sock", "private", token=None, remove_folder=remove)
                 except ServiceError:  # a file system that has no sockets
                     remove()
-            return await self._listen("127.0.0.1:0", "private", token=secrets.token_urlsafe())
+            return await self._listen("127.0.0.1:0", "private", token=self._new_token())
 
-    async def serve(self, port: int, host: str = "127.0.0.1", *, open: bool = False) -> Address:
+    async def serve(
+        self, port: int, host: str = "127.0.0.1", *, open: bool = False, certificate: str = "", key: str = ""
+    ) -> Address:
         """Listen on a TCP port, 0 for a free one, with a token; without one where ``open``.
+
+        Args:
+            port: the port.
+            host: the address.
+            open: whether nobody is asked for a token.
+            certificate: the file of a certificate (PEM, those that vouch for it below), for TLS.
+            key: the file of its private key (PEM).
 
         Raises:
             AddressInUseError: somebody else has the port.
-            ServiceError: the address is not one of this machine's, or may not be listened on.
+            ServiceError: the address is not one of this machine's, or may not be listened on; certificate and key do not do.
         """
         host = host.strip("[]")
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = None
+        if certificate or key:
+            chain, secret_key = await asyncio.to_thread(read_pair, certificate, key, service=SERVICE, address=target)
+            credentials = grpc.ssl_server_credentials(((secret_key, chain),))
         async with self._starting:
             await _check_free(host, port, target)
             return await self._listen(
-                target, "open" if open else "token", token=None if open else secrets.token_urlsafe()
+                target,
+                "open" if open else "token",
+                token=None if open else self._new_token(),
+                certificate=certificate,
+                credentials=credentials,
             )
 
     async def stop(self, target: str | None = None) -> None:
@@ -167,9 +191,11 @@ class AgentHost:
         *,
         token: str | None,
         remove_folder: Callable[[], object] | None = None,
+        certificate: str = "",
+        credentials: grpc.ServerCredentials | None = None,
     ) -> Address:
         if self._servicers is None:
-            self._servicers = AgentServicers(self._catalog, self._capture, self._gate, self._on_blocking)
+            self._servicers = AgentServicers(self._catalog, self._capture, self._gate, self._on_blocking, self._masking)
         interceptors = [_TokenCheck(token)] if token else []
         server = grpc.aio.server(options=wire.OPTIONS, interceptors=interceptors)
         names = (*self._servicers.add_to(server), health.SERVICE_NAME)
@@ -179,7 +205,9 @@ class AgentHost:
         for name in names:
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         try:
-            port = server.add_insecure_port(target)
+            port = (
+                server.add_insecure_port(target) if credentials is None else server.add_secure_port(target, credentials)
+            )
         except RuntimeError as error:
             raise _refused(target, error) from error
         if not port:  # grpcio before 1.60 says it so
@@ -187,10 +215,16 @@ class AgentHost:
         await server.start()
         if not target.startswith("unix:"):
             target = f"{target.rpartition(':')[0]}:{port}"
-        address = Address(target, token, kind, time.time(), None if target.startswith("unix:") else port)
+        tcp_port = None if target.startswith("unix:") else port
+        address = Address(target, token, kind, time.time(), tcp_port, certificate)
         self._listeners[target] = _Listener(address, server, health_servicer, remove_folder)
         self._publish()
         return address
+
+    def _new_token(self) -> wire.Token:
+        token = wire.Token(secrets.token_urlsafe())
+        self._masking.add(token)  # where an agent prints it, or an error quotes it
+        return token
 
     def _publish(self) -> None:
         self.addresses = tuple(listener.address for listener in self._listeners.values())

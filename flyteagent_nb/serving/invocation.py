@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import types
 import weakref
 from collections.abc import AsyncIterable, Iterable
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 BLOCKING_AFTER = 0.25
 """Seconds that one step of an agent's coroutine may hold the loop before it is reported."""
+
+IMPORTS = 20
+"""A step in which so many modules came was slow because of them, and will be once: flytekit's plug-ins import late."""
 
 _LOGGER = logging.getLogger(__name__)
 _STARTING = frozenset({"create", "do"})
@@ -108,7 +112,7 @@ class AgentInvoker:
         raised: BaseException | None = None
         while True:
             outer = self.stepping  # not None under a nested loop
-            began = perf_counter()
+            began, modules = perf_counter(), len(sys.modules)
             self.stepping = (entry.name, method, began)
             try:
                 if raised is None:
@@ -121,7 +125,7 @@ class AgentInvoker:
             finally:
                 self.stepping = outer
                 seconds = perf_counter() - began
-                if seconds > BLOCKING_AFTER:
+                if seconds > BLOCKING_AFTER and len(sys.modules) - modules < IMPORTS:
                     self._report(entry, method, seconds)
             try:
                 value = yield awaited

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flyteagent_nb.serving.output import OutputStore
+    from flyteagent_nb.serving.output import OutputBuffer, OutputStore
 
 EVERY = 0.5
 """Seconds between two writes."""
 
 FILE_LIMIT = 4 * 1024 * 1024
 """Bytes that are kept of one run."""
-
-FILES_KNOWN = 2_000
-"""Runs whose place in the output is remembered; a run that ended is written once more and let go."""
 
 
 class OutputKeeper:
@@ -28,23 +25,27 @@ class OutputKeeper:
         self._store = store
         self._folder = folder
         self._dirty: set[str] = set()
-        self._places: dict[str, tuple[int, int]] = {}  # the next line, and the bytes written
+        self._places: dict[
+            str, tuple[OutputBuffer, int, int]
+        ] = {}  # the next line of the buffer, and the bytes written
+        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
 
     def sink(self, run_id: str, stream: str, text: str) -> None:
         """Keep ``text`` in the store, and write it soon; on any thread."""
         self._store.sink(run_id, stream, text)
-        if run_id not in self._dirty and not self._closed:
+        if run_id in self._dirty:
+            return  # what is in the store by now is written with the rest
+        with self._lock:  # or it would be put into a set that the thread is done with
+            if self._closed:
+                return
             self._dirty.add(run_id)
             if self._thread is None:
-                with self._starting:
-                    if self._thread is None:
-                        self._thread = threading.Thread(target=self._main, name="flyteagent_nb-output", daemon=True)
-                        self._thread.start()
-            self._wake.set()
+                self._thread = threading.Thread(target=self._main, name="flyteagent_nb-output", daemon=True)
+                self._thread.start()
+        self._wake.set()
 
     def close(self) -> None:
         """Write what is left. Idempotent."""
@@ -61,7 +62,8 @@ class OutputKeeper:
             if not self._closed:
                 pause.wait(EVERY)
             closing = self._closed
-            dirty, self._dirty = self._dirty, set()
+            with self._lock:
+                dirty, self._dirty = self._dirty, set()
             for run_id in dirty:
                 try:
                     self._write(run_id, closing)
@@ -75,7 +77,8 @@ class OutputKeeper:
         buffer = self._store.get(run_id)
         if buffer is None:
             return
-        line, size = self._places.get(run_id, (0, 0))
+        before, line, size = self._places.get(run_id, (buffer, 0, 0))
+        line = line if before is buffer else 0  # the store had dropped what came first
         if size >= FILE_LIMIT:
             return
         if closing:
@@ -86,16 +89,15 @@ class OutputKeeper:
         data = "".join(f"{each}\n" for each in lines).encode("utf-8", errors="replace")
         if size + len(data) > FILE_LIMIT:
             data = data[: FILE_LIMIT - size] + "\n[… the rest was not kept …]\n".encode()
-            following = 2**62
+            size = FILE_LIMIT
         descriptor = os.open(self._folder / f"{run_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with open(descriptor, "wb") as file:
             file.write(data)
-        self._places[run_id] = (following, size + len(data))
-        if len(self._places) > FILES_KNOWN:
-            self._places.pop(next(iter(self._places)))
+        self._places[run_id] = (buffer, following, size + len(data))
 
     def forget(self, run_id: str) -> None:
         """The run is not kept any more, nor is its output in the store."""
         self._store.forget(run_id)
+        with self._lock:
+            self._dirty.discard(run_id)
         self._places.pop(run_id, None)
-        self._dirty.discard(run_id)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flyteagent_nb.plugins import package_command, plugin_of_distribution
+from flyteagent_nb.serving.secret_store import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from flyteagent_nb.serving.catalog import AgentEntry
 
@@ -57,11 +58,16 @@ class Need:
     mend: str = ""
 
 
-def needs_of(entry: AgentEntry) -> tuple[Need, ...]:
-    """What the agent of a task type wants, missing things first. It reads files: not for the loop's thread."""
+def needs_of(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
+    """What the agent of a task type wants, missing things first. It reads files: not for the loop's thread.
+
+    Args:
+        entry: the agent.
+        given: the names of the secrets that a person gave.
+    """
     found: dict[tuple[str, str], Need] = {}
     for module, tree in _modules(type(entry.agent)):
-        for need in _Reader(module, entry.package).read(tree):
+        for need in _Reader(module, entry.package, given).read(tree):
             known = found.get((need.kind, need.name))
             if known is None or (need.required and not known.required):
                 found[need.kind, need.name] = need
@@ -69,9 +75,9 @@ def needs_of(entry: AgentEntry) -> tuple[Need, ...]:
     return tuple(sorted(found.values(), key=lambda n: (n.met, not n.required, order.index(n.kind), n.name)))
 
 
-def missing(entry: AgentEntry) -> tuple[Need, ...]:
-    """What the agent cannot do without and is not there."""
-    return tuple(need for need in needs_of(entry) if need.required and not need.met)
+def missing(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
+    """What the agent cannot do without and is not there. The arguments are those of :func:`needs_of`."""
+    return tuple(need for need in needs_of(entry, given) if need.required and not need.met)
 
 
 # --- the source ---
@@ -155,8 +161,9 @@ def _imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[st
 class _Reader:
     """Reads one module."""
 
-    def __init__(self, module: str, package: str) -> None:
+    def __init__(self, module: str, package: str, given: Container[str]) -> None:
         self._module = module
+        self._given = given
         self._plugin = plugin_of_distribution(package.partition(" ")[0])
         self._constants: dict[str, str] = {}
         self._guarded: dict[int, set[str]] = {}
@@ -199,12 +206,12 @@ class _Reader:
         first = self._text(node.args[0]) if node.args else ""
         if called in _SECRET_CALLS:
             if key := first or keywords.get("secret_key", ""):
-                yield secret("", key, required=required)
+                yield secret("", key, self._given, required=required)
         elif path.endswith("secrets.get"):
             key = (self._text(node.args[1]) if len(node.args) > 1 else "") or keywords.get("key", "")
             group = first or keywords.get("group", "")
             if key or group:
-                yield secret(group, key, required=required)
+                yield secret(group, key, self._given, required=required)
         elif path in ("os.getenv", "os.environ.get", "getenv", "environ.get") and first:
             yield variable(first, required=False)
         elif called == "lazy_module" and first:
@@ -251,18 +258,18 @@ def _path(node: ast.AST) -> str:
 # --- whether it is there ---
 
 
-def secret(group: str, key: str, *, required: bool = True) -> Need:
-    """A secret of flytekit's, as an agent asks for it."""
+def secret(group: str, key: str, given: Container[str] = (), *, required: bool = True) -> Need:
+    """A secret of flytekit's, as an agent asks for it; ``given`` are those of a person."""
     from flytekit.core.context_manager import SecretsManager
 
     manager = SecretsManager()
-    name = manager.get_secrets_env_var(group or None, key or None)
+    named = manager.get_secrets_env_var(group or None, key or None)
     file = manager.get_secrets_file(group or None, key or None)
-    met = name in os.environ or os.path.exists(file)
-    mend = "" if met else f"import os, getpass; os.environ['{name}'] = getpass.getpass()"
-    return Need(
-        "secret", "/".join(p for p in (group, key) if p), met, required, f"variable {name} or file {file}", mend
-    )
+    called = "/".join(part for part in (group, key) if part)
+    name = name_of(called)
+    met = name in given or named in os.environ or os.path.exists(file)
+    told = "given to this kernel" if name in given else f"variable {named} or file {file}"
+    return Need("secret", called, met, required, told, "" if met else f"%agent secret {name}")
 
 
 def variable(name: str, *, required: bool) -> Need:

@@ -7,6 +7,8 @@ from collections import deque
 from itertools import groupby, islice
 from operator import itemgetter
 
+from flyteagent_nb.masking import Masking
+
 HEAD_LINES = 1_000
 """The first lines of a run that are kept."""
 
@@ -31,10 +33,12 @@ _PENDING_TEXT = 2048
 class OutputBuffer:
     """The output of one run, as lines: its first HEAD_LINES and its last TAIL_LINES, TEXT_LIMIT characters of them.
 
-    Writes come from any thread. Of a line that was drawn over with carriage returns, a progress bar, the last state is kept.
+    Writes come from any thread. Of a line that was drawn over with carriage returns, a progress bar, the last state is kept. Values known
+    as secret are masked in whole lines, so that one that came in two writes is found too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masking: Masking | None = None) -> None:
+        self._masking = masking or Masking()
         # Writes are queued as they come and made into lines by the hundred: list.append needs no lock of ours.
         self._pending: list[tuple[str, str]] = []
         self._lock = threading.Lock()
@@ -45,9 +49,16 @@ class OutputBuffer:
         self._tail_text = 0
         self._count = 0
         self._partial: dict[str, _Partial] = {}
+        self._raised = ""
 
     def write(self, stream: str, text: str) -> None:
-        """Add ``text``, which may be a part of a line or many lines, to what ``stream`` has written."""
+        """Add ``text``, which may be a part of a line or many lines, to what ``stream`` has written.
+
+        A traceback that is the same as the one before is told in one line: polls of a job go on while they fail.
+        """
+        if stream == "traceback" and text:
+            again, self._raised = text == self._raised, text
+            text = f"{text.splitlines()[-1]} (again)\n" if again else text
         self._pending.append((stream, text))
         if len(self._pending) >= _PENDING_WRITES or len(text) > _PENDING_TEXT:
             with self._lock:
@@ -64,14 +75,13 @@ class OutputBuffer:
         """The lines that are kept, unfinished ones at the end; a line in square brackets stands for those dropped."""
         with self._lock:
             self._fold()
-            partial = [state for line in self._partial.values() if (state := line.state())]
-            return [*self._since(0), *partial]
+            return [*self._since(0), *self._unfinished()]
 
     def tail(self, n: int) -> list[str]:
         """The newest ``n`` lines, an unfinished one too."""
         with self._lock:
             self._fold()
-            newest = [state for line in self._partial.values() if (state := line.state())]
+            newest = self._unfinished()
             for lines in (self._tail, self._head):
                 missing = n - len(newest)
                 if missing > 0:
@@ -100,6 +110,9 @@ class OutputBuffer:
         """Characters that are kept, about."""
         return self._head_text + self._tail_text
 
+    def _unfinished(self) -> list[str]:
+        return [self._masking.text(state) for line in self._partial.values() if (state := line.state())]
+
     def _since(self, n: int) -> list[str]:
         found = self._head[n:]
         start, kept = max(n, len(self._head)), self._count - len(self._tail)
@@ -125,6 +138,8 @@ class OutputBuffer:
 
     def _add(self, lines: list[str]) -> None:
         self._count += len(lines)
+        if self._masking.active:
+            lines = [self._masking.text(line) for line in lines]
         tail, size = self._tail, self._tail_text
         for line in lines:
             if self._head_open:
@@ -192,7 +207,8 @@ class OutputStore:
     :meth:`sink` is what a :class:`Capture` wants.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masking: Masking | None = None) -> None:
+        self._masking = masking
         self._buffers: dict[str, OutputBuffer] = {}
 
     def sink(self, run_id: str, stream: str, text: str) -> None:
@@ -201,7 +217,8 @@ class OutputStore:
         if buffer is None:
             if len(self._buffers) % _LOOK_EVERY == _LOOK_EVERY - 1:
                 self._trim()
-            buffer = self._buffers.setdefault(run_id, OutputBuffer())  # atomic: one of two threads wins for both
+            # Atomic: one of two threads wins for both.
+            buffer = self._buffers.setdefault(run_id, OutputBuffer(self._masking))
         buffer.write(stream, text)
 
     def get(self, run_id: str) -> OutputBuffer | None:

@@ -3,7 +3,7 @@
 What an agent is given, and flytekit's counters, are as in ``flytekit.extend.backend.connector_service``. What differs:
 GetTaskLogs streams; what fails has a fitting status, its words within the wire's limit; an agent that was defined anew serves
 the jobs of the old one; polls and deletes do not wait for code that blocks in a thread; what an agent prints is kept for the
-run that the call's metadata names.
+run that the call's metadata names; values known as secret are masked in all that an agent says.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
 from flyteagent_nb import wire
+from flyteagent_nb.masking import Masking
 from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.failures import CallError, describe, one_line
 from flyteagent_nb.serving.invocation import AgentInvoker
@@ -50,6 +51,8 @@ LARGE = 64 * 1024
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTED = frozenset({"create", "get", "delete", "do"})  # flytekit counts no others
+_SAYING = frozenset({"get", "do", "get_metrics"})  # answers that are made anew for each call
+_DATA = ("outputs",)  # what is no text of the agent's but the user's data
 _HTTP = {
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -66,6 +69,7 @@ class AgentServicers:
 
     Attributes:
         invoker: calls the agents' methods; its ``stepping`` tells who holds the loop.
+        masking: the values known as secret.
     """
 
     def __init__(
@@ -74,8 +78,10 @@ class AgentServicers:
         capture: Capture | None = None,
         gate: ForkGate | None = None,
         on_blocking: OnBlocking | None = None,
+        masking: Masking | None = None,
     ) -> None:
         self.catalog = catalog
+        self.masking = masking or Masking()
         self.invoker = AgentInvoker(asyncio.get_running_loop(), on_blocking)
         self._capture = capture or Capture(lambda run_id, stream, text: None)
         self._gate = gate
@@ -112,6 +118,8 @@ class AgentServicers:
             if operation in _COUNTED:
                 counters.request_latency.labels(task_type, operation).observe(perf_counter() - began)
                 counters.request_success_count.labels(task_type, operation).inc()
+            if self.masking.active and operation in _SAYING:
+                self.masking.message(answer, besides=_DATA)
             return answer
         if operation in _COUNTED:
             counters.request_latency.labels(task_type, operation).observe(perf_counter() - began)
@@ -132,6 +140,9 @@ class AgentServicers:
             isinstance(error, asyncio.CancelledError) and _cancelled(context, error)
         ):
             raise error
+        if self.masking.active:  # before anything of it is cut
+            self.masking.error(error)
+            call.errors, call.notes = self.masking.value(call.errors), self.masking.value(call.notes)
         failure = describe(error, task_type, call)
         if operation in _COUNTED:
             code = _HTTP.get(failure.code, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -139,8 +150,8 @@ class AgentServicers:
         if failure.traceback and run_id:
             self._capture.sink(run_id, "traceback", failure.traceback)
         elif failure.traceback:
-            _LOGGER.info("%s of a %s task failed:\n%s", operation, task_type, failure.traceback)
-        await context.abort(failure.code, failure.details)
+            _LOGGER.info("%s of a %s task failed:\n%s", operation, task_type, self.masking.text(failure.traceback))
+        await context.abort(failure.code, self.masking.text(failure.details))
 
     def current(self, task_type: str, version: int) -> AgentEntry:
         """The agent of a task type, or NOT_FOUND."""
@@ -249,7 +260,9 @@ class _AsyncAgentService(services.AsyncAgentServiceServicer):  # type: ignore[mi
         items = self._servicers.invoker.each(entry, "get_logs", resource_meta=meta)
         try:
             async for item in items:
-                await write(checked_message(entry, "get_logs", item, pb.GetTaskLogsResponse))
+                reply = checked_message(entry, "get_logs", item, pb.GetTaskLogsResponse)
+                self._servicers.masking.message(reply)
+                await write(reply)
         except NotImplementedError:
             raise _lacking(entry, "get_logs") from None
         finally:

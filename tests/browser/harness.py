@@ -56,6 +56,7 @@ NOT_OURS = re.compile(
     r"Cannot read properties of undefined \(reading 'schema'\)|Kernel message validation error: Unexpected token"
     r"|Command 'filebrowser:open-path' not registered"  # the same, after JupyterLab was open in the same browser
     r"|\"stream.stderr\" is not valid JSON"  # the server, which replays what a kernel said while it was restarted
+    r"|Canceled future for create_subshell_request"  # JupyterLab, whose kernel is restarted
     r"|Window name candidate \"null\" already exists"  # JupyterLab, where several pages are open
 )
 

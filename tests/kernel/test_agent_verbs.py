@@ -106,7 +106,7 @@ def test_cancel_deletes_the_jobs(kernel: Kernel) -> None:
 
 def test_serve_and_stop(kernel: Kernel) -> None:
     cell = kernel.ok("served = %agent serve --port 0\nserved")
-    token = kernel.value("served.token").strip("'")
+    token = kernel.value("str(served.token)").strip("'")
     assert len(token) > 20 and token not in str(cell) + cell.result["text/html"]
     assert kernel.value("overview = %agent\nserved.address in repr(overview)") == "True"
     port = kernel.value("served.address.rpartition(':')[2]").strip("'")

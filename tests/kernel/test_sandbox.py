@@ -46,9 +46,14 @@ def folders(kernel: Kernel) -> list[Path]:
     return [path for path in kernel.temporary.iterdir() if path.name.startswith("fa-sandbox-")]
 
 
-def server_of(kernel: Kernel) -> int:
-    """The pid of the server that runs, or that starts."""
-    return int(until(lambda: [(f / "pid").read_text() for f in folders(kernel) if (f / "pid").exists()])[0])
+def server_of(kernel: Kernel, sent: str = "") -> int:
+    """The pid of the server that runs, or that the cell ``sent`` starts."""
+    try:
+        pids = until(lambda: [(f / "pid").read_text() for f in folders(kernel) if (f / "pid").exists()])
+    except AssertionError:
+        cell = kernel.finish(sent, limit=1) if sent else ""
+        raise AssertionError(f"no server was started:\n{cell}\n{kernel.log}") from None
+    return int(pids[0])
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_a_failing_run_names_what_it_ran_on(kernel: Kernel) -> None:
 def test_the_stop_button_ends_a_start_cleanly(kernel: Kernel) -> None:
     kernel.ok(SCRIPTED + "ScriptedStandIn.words = ('silent', 'child')")
     sent = kernel.start("%agent sandbox openai")
-    pid = server_of(kernel)
+    pid = server_of(kernel, sent)
     kernel.interrupt()
     cell = kernel.finish(sent)
     assert cell.status == "error" and cell.ename == "TaskStopped"
@@ -118,7 +123,7 @@ def test_the_stop_button_ends_a_start_cleanly(kernel: Kernel) -> None:
 def test_the_stop_button_in_a_cell_that_awaits(kernel: Kernel) -> None:
     kernel.ok(SCRIPTED + "ScriptedStandIn.words = ('silent',)")
     sent = kernel.start("import asyncio\nawait asyncio.sleep(0)\n%agent sandbox openai")
-    pid = server_of(kernel)
+    pid = server_of(kernel, sent)
     kernel.interrupt()
     cell = kernel.finish(sent)
     assert cell.status == "error"

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 LIMIT = 120.0
 """Seconds that a notebook may take: only a bug takes them."""
 
+SLOW = re.compile(r"warning: agent .* blocked the event loop for ")
+"""What is said of released connectors on a busy machine, and is so."""
+
 NEWS = re.compile(r"/lab/api/(news|update)")
 """What JupyterLab's pages ask its server for, which then asks others."""
 
@@ -177,7 +180,7 @@ def _errors(outputs: list[dict[str, Any]]) -> Iterator[str]:
         if output["output_type"] == "error":
             yield f"{output['ename']}: {output['evalue']}"
         elif output["output_type"] == "stream" and output["name"] == "stderr":
-            yield "".join(output["text"])
+            yield from (line for line in "".join(output["text"]).splitlines() if not SLOW.match(line))
 
 
 def raise_loopback() -> None:

@@ -1,0 +1,215 @@
+"""Values known as secret, and texts without them: what is shown, kept or sent has ``***`` in their place.
+
+A value is known when a person gave it (``%agent secret``), when flytekit looked it up as a secret, or when an environment variable for
+secrets holds it. Where none is known nothing is looked at. What was cut or encoded in another way than those below is not recognised.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator
+
+MASK = "***"
+
+SHORTEST: Final = 6
+"""Characters that a value has at least to be masked: a shorter one stands in texts by chance."""
+
+WORD: Final = 16
+"""Characters from which on a value of letters alone is no word."""
+
+VARIABLES: Final = "_FSEC_"
+"""How the environment variables begin that flytekit reads secrets from."""
+
+_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE")
+_ARMOUR = re.compile(r"-----(BEGIN|END) [\w ]+-----")
+_LINES = re.compile(r"[\r\n]+|\\r|\\n")  # a key in JSON has its lines escaped
+_COMMON: Final = frozenset(
+    "access account admin administrator api apikey bearer change changeme client credential credentials database default "
+    "development dummy empty example false flyte flytekit foobar guest invalid kernel localhost missing nobody none notebook null "
+    "number openai passphrase password postgres private production project public python sandbox secret secrets service snowflake "
+    "staging string system template testing token tokens undefined unknown unset username value version "
+    "123456 1234567 12345678 123456789 1234567890 000000 00000000".split()
+)
+
+
+class Masking:
+    """The values that are known as secret. Any thread may call it.
+
+    Attributes:
+        active: whether any is known; where none is, every method returns what it was given.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: set[str] = set()
+        self._text: re.Pattern[str] | None = None
+        self._bytes: re.Pattern[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Masking of {len(self._values)} values>"
+
+    @property
+    def active(self) -> bool:
+        """Whether any value is known."""
+        return self._text is not None
+
+    # --- what is known ---
+
+    def add(self, value: str) -> bool:
+        """Know ``value`` as secret.
+
+        Returns:
+            Whether it is masked from now on: what is short or a common word would shred every text, and is left alone.
+        """
+        value = value.strip()
+        if not can_be_masked(value):
+            return False
+        with self._lock:
+            if value not in self._values:
+                self._values.add(value)
+                self._compile()
+        return True
+
+    def discard(self, value: str) -> None:
+        """Know ``value`` no more."""
+        with self._lock:
+            self._values.discard(value.strip())
+            self._compile()
+
+    def learn(self, names: Iterable[str] = ()) -> None:
+        """Know the values of the environment's variables for secrets.
+
+        Args:
+            names: further variables, those of them that sound like one.
+        """
+        found = [name for name in os.environ if name.startswith(VARIABLES)]
+        for name in (*found, *(name for name in names if _SECRET_NAMES.search(name.upper()))):
+            value = os.environ.get(name)
+            if value and value.strip() not in self._values:
+                self.add(value)
+
+    def _compile(self) -> None:
+        parts = {part for value in self._values for part in _parts(value)}
+        if not parts:
+            self._text = self._bytes = None
+            return
+        longest_first = sorted(parts, key=len, reverse=True)
+        expression = "|".join(_expression(part) for part in longest_first)
+        self._bytes = re.compile(expression.encode("utf-8", "replace"))
+        self._text = re.compile(expression)
+
+    # --- what is masked ---
+
+    def text(self, text: str) -> str:
+        """``text`` without the values."""
+        pattern = self._text
+        return text if pattern is None else pattern.sub(MASK, text)
+
+    def data(self, data: bytes) -> bytes:
+        """``data`` with stars for each byte of the values, so that a format that counts its bytes stays whole."""
+        pattern = self._bytes
+        return data if pattern is None else pattern.sub(lambda found: b"*" * len(found[0]), data)
+
+    def finds(self, data: bytes) -> bool:
+        """Whether one of the values is in ``data``."""
+        pattern = self._bytes
+        return pattern is not None and pattern.search(data) is not None
+
+    def value(self, value: Any) -> Any:
+        """``value`` with its texts masked, where it is a text, or tuples, lists and dicts of such."""
+        if self._text is None:
+            return value
+        kind = type(value)
+        if kind is str:
+            return self.text(value)
+        if kind in (tuple, list):
+            return kind(self.value(each) for each in value)
+        if kind is dict:
+            return {self.value(key): self.value(each) for key, each in value.items()}
+        return value
+
+    def error(self, error: BaseException | None) -> None:
+        """Mask what ``error`` and all that stands behind it say, in place."""
+        if self._text is None:
+            return
+        seen: set[int] = set()
+        behind = [error]
+        while behind:
+            at = behind.pop()
+            if at is None or id(at) in seen:
+                continue
+            seen.add(id(at))
+            at.args = tuple(self.value(each) for each in at.args)
+            facts = vars(at)
+            facts.update({name: self.value(each) for name, each in facts.items()})
+            behind += (at.__cause__, at.__context__, *getattr(at, "exceptions", ()))
+
+    def message(self, message: Any, *, besides: Container[str] = (), data: bool = False) -> None:
+        """Mask the texts of a protobuf message, in place.
+
+        Args:
+            message: the message.
+            besides: the names of fields that stay as they are.
+            data: whether fields of bytes are masked too, which keep their lengths.
+        """
+        if self._text is None:
+            return
+        for field, content in message.ListFields():
+            if field.name in besides:
+                continue
+            if isinstance(content, (str, bytes)):
+                masked = self._scalar(content, data)
+                if masked != content:
+                    setattr(message, field.name, masked)
+            elif hasattr(content, "ListFields"):
+                self.message(content, besides=besides, data=data)
+            elif hasattr(content, "keys"):
+                for key in content:
+                    self._item(content, key, besides, data)
+            elif hasattr(content, "__len__"):
+                for place in range(len(content)):
+                    self._item(content, place, besides, data)
+
+    def _item(self, content: Any, place: Any, besides: Container[str], data: bool) -> None:
+        item = content[place]
+        if hasattr(item, "ListFields"):
+            self.message(item, besides=besides, data=data)
+        elif isinstance(item, (str, bytes)):
+            masked = self._scalar(item, data)
+            if masked != item:
+                content[place] = masked
+
+    def _scalar(self, content: str | bytes, data: bool) -> str | bytes:
+        if isinstance(content, str):
+            return self.text(content)
+        return self.data(content) if data else content
+
+
+def can_be_masked(value: str) -> bool:
+    """Whether a value stands in a text as itself only: it is neither short nor a common word."""
+    return len(value) >= SHORTEST and value.lower() not in _COMMON
+
+
+def _parts(value: str) -> Iterator[str]:
+    """The value, its lines where it has several, and how each is written in Python, JSON, an address and base64."""
+    lines = [line.strip() for line in _LINES.split(value)]
+    for part in {value, *lines}:
+        if not can_be_masked(part) or _ARMOUR.fullmatch(part):
+            continue
+        yield from (part, repr(part)[1:-1], json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
+        yield from (quote(part, safe=""), quote(part), quote_plus(part))
+        yield base64.b64encode(part.encode("utf-8", "replace")).decode("ascii").rstrip("=")
+
+
+def _expression(part: str) -> str:
+    # What is short and of letters or of digits alone may be a part of other words and numbers.
+    alone = len(part) < WORD and (part.isalpha() or part.isdigit())
+    return rf"(?<!\w){re.escape(part)}(?!\w)" if alone else re.escape(part)
