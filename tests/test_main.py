@@ -1,0 +1,82 @@
+"""Outside a notebook: a service process, its token, and what does not do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tasks import PATIENCE, scripted_task
+
+if TYPE_CHECKING:
+    from flyteagent_nb.workspace import Workspace
+
+pytest_plugins = ("fixtures_workspace",)
+
+MODULE = """
+from flytekit.extend.backend.base_connector import ConnectorRegistry
+from scripted import NoopAgent, ScriptedAgent
+ConnectorRegistry.register(NoopAgent("from_module"), override=True)
+"""
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "flyteagent_nb", "serve", *words]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    folders = (str(folder), os.path.dirname(__file__), os.environ.get("PYTHONPATH", ""))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
+    workspace: Workspace, tmp_path: Path, is_open: bool
+) -> None:
+    (tmp_path / "my_agents.py").write_text(MODULE)
+    token = tmp_path / "token"
+    words = ("--open",) if is_open else ("--token-to", str(token))
+    with subprocess.Popen(
+        command("my_agents", *words),
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address, _, types = process.stdout.readline().partition(" serves ")
+            assert "from_module" in types.strip().split(", ")
+            if not is_open:
+                assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) > 20
+            workspace.connections.connect("served", address, token=None if is_open else token.read_text())
+            run = workspace.submit(scripted_task("from_module"), {})
+            run.result(PATIENCE)
+            assert run.service == "served"
+            workspace.connections.disconnect("served")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=60)
+        assert (process.returncode, out, error) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--port", "0"), "callers need a token\nhint: --token-to FILE"),
+        (("--open", "no_such_module_here"), "the module no_such_module_here cannot be imported"),
+        (("--token-to", __file__), "the token cannot be written to"),
+    ],
+)
+def test_what_does_not_do(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    before = Path(__file__).read_bytes()
+    done = subprocess.run(
+        command(*words), env=environment(tmp_path), capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+    assert Path(__file__).read_bytes() == before
