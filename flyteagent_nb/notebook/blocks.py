@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.run import Run, RunSnapshot
     from flyteagent_nb.workspace import Workspace
 
-BARS = 0.9
-"""Seconds after which a bar has grown so much that it is worth another look, where nothing else has changed."""
+BARS = 0.9, 0.01
+"""Seconds, or share of the time so far, after which bars are worth another look where nothing else has changed."""
 
 LINES_SHOWN = 200
 """Runs that a group shows one by one; the others are counted."""
+
+
+def _has_grown(shown_at: float, elapsed: float) -> bool:
+    return time.monotonic() - shown_at > max(BARS[0], BARS[1] * elapsed)
 
 
 class RunBlock(Block):
@@ -51,7 +55,8 @@ class RunBlock(Block):
 
     def changed(self) -> bool:
         """Whether the run has, or its output; its bar grows all the time. Each look at a job touches it, whatever it finds."""
-        return (self._run.snapshot, self._tail()) != self._shown or time.monotonic() - self._shown_at > BARS
+        s = self._run.snapshot
+        return (s, self._tail()) != self._shown or _has_grown(self._shown_at, s.elapsed)
 
     def says(self) -> str:
         """The phase."""
@@ -137,7 +142,7 @@ class GroupBlock(Block):
 
     def changed(self) -> bool:
         """Whether a run has; the bars grow all the time."""
-        return [run.snapshot for run in self.runs] != self._shown or time.monotonic() - self._shown_at > BARS
+        return [run.snapshot for run in self.runs] != self._shown or _has_grown(self._shown_at, time.time() - self._began)
 
     def says(self) -> str:
         """How many are in which phase."""

@@ -57,6 +57,18 @@ def test_of_a_run(nb: Notebook) -> None:
     check(nb)
 
 
+def test_of_a_notebook_that_pretends_to_be_ours(nb: Notebook) -> None:
+    nb.ok("%agent run slow a=1 -b").shows("stage 2 of 4")
+    nb.set("run", "__import__('flyteagent_nb').get_workspace().runner.find('last')")
+    inner = '<button class=fnb-live data-fa-do=cancel data-fa-id="{run.id}">click me</button><i class=fnb-live style="display:none">seen</i>'
+    for kernel in ("", "*", "000000000000", '"], [data-fa-kernel="'):  # none is this kernel's own, which nobody can know
+        marks = f"data-fa-kernel={kernel!r} data-fa-block={'0' * 32!r}"
+        cell = nb.ok(f"from IPython.display import HTML\nHTML(f'''<div {marks}>{inner}</div>''')")
+        cell.output.get_by_text("click me").click()
+        assert cell.output.get_by_text("seen").is_hidden()
+    assert nb.value("run.done, run.snapshot.stopping") == "(False, False)"
+
+
 def test_of_an_end(nb: Notebook) -> None:
     nb.set("out", f"scripted_task(inputs={{'a': str}}, outputs={{'o': str}}, name={HOSTILE!r})")
     nb.value(f"out.script.update(outputs={{'o': {HOSTILE!r}}})")
