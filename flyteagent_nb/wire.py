@@ -56,5 +56,6 @@ def cut(text: str, limit: int = DETAILS_LIMIT) -> str:
     mark = " […]"
     return encoded[: limit - len(mark.encode())].decode("utf-8", "ignore") + mark
 
+
 ROUND_ROBIN = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 """The service configuration of gRPC that FlytePropeller uses by default: all addresses behind a name take turns."""

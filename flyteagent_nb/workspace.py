@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError
+from flyteagent_nb.folders import private_folder
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
 from flyteagent_nb.masking import Masking
 from flyteagent_nb.sandbox.sandboxes import Sandboxes
@@ -47,6 +48,9 @@ T = TypeVar("T")
 
 CLOSE_WAIT = 2.0
 """Seconds that closing may take."""
+
+BLOCKING_INSTALLED = 1.0
+"""Seconds that an agent of an installed package may hold the loop before a person is told: what is no bother is not theirs to mend."""
 
 
 class Workspace:
@@ -84,6 +88,7 @@ class Workspace:
         self._keeper: Any = None
         self._kept: KeptRuns | None = None
         self._retaining = threading.Lock()
+        self._to_retain: Settings | None = None
         self._connections: Connections | None = None
         self.kernel_id = ""
         self.catalog.subscribe(self._catalog_changed)
@@ -256,16 +261,18 @@ class Workspace:
             self._kept.forget(run_id)
 
     def _retain(self, settings: Settings) -> None:
-        """Prune what is on record; one at a time."""
-        kept = self._kept
-        if kept is None or not self._retaining.acquire(blocking=False):
-            return
-        try:
-            kept.prune(settings.runs_kept, settings.days_kept, dry_run=False)
-        except JournalError:
-            pass  # it cannot be written, which was told; what is too much goes another time
-        finally:
-            self._retaining.release()
+        """Prune what is on record; where somebody is at it, he does it once more."""
+        self._to_retain = settings
+        while self._to_retain is not None and self._retaining.acquire(blocking=False):
+            wanted, self._to_retain = self._to_retain, None
+            kept = self._kept
+            try:
+                if kept is not None and wanted is not None:
+                    kept.prune(wanted.runs_kept, wanted.days_kept, dry_run=False)
+            except JournalError:
+                pass  # it cannot be written, which was told; what is too much goes another time
+            finally:
+                self._retaining.release()
 
     def _in_notebook(self, task_type: str, version: int) -> bool:
         return any(
@@ -285,7 +292,7 @@ class Workspace:
         folder = self.config.data_path
         remote = is_remote(folder)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             storage = RunStorage(
                 settings.run_folder or str(folder / "runs"), quick=not settings.run_folder and not remote
             )
@@ -532,6 +539,8 @@ class Workspace:
         return (stepping[0], stepping[1], seconds) if seconds > 1.0 else None
 
     def _blocking(self, entry: AgentEntry, operation: str, seconds: float) -> None:
+        if not entry.in_notebook and seconds < BLOCKING_INSTALLED:
+            return
         self.notice(
             f"warning: agent '{entry.name}' ({entry.source}) blocked the event loop for {seconds:.1f} s in its `async def "
             f"{operation}`, and every other call with it; await instead, or make it a plain `def`, which runs in a thread"

@@ -60,13 +60,16 @@ class Authority:
         path.write_bytes(key_pem(key))
         return certificate, str(path)
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.timezone.utc)
         begin = now - datetime.timedelta(days=2)
         return x509.CertificateBuilder(
-            self.name, subject, key.public_key(), x509.random_serial_number(), begin, now + datetime.timedelta(days=days)
+            self.name,
+            subject,
+            key.public_key(),
+            x509.random_serial_number(),
+            begin,
+            now + datetime.timedelta(days=days),
         )
 
     def _write(self, name: str, certificate: x509.Certificate) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SECRET = 'sk-4f"9\\é x/+y'
-KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\nz9Q=\n-----END PRIVATE KEY-----\n"
+KEY = (
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\nz9Q=\n-----END PRIVATE KEY-----\n"
+)
 
 
 def masking(*values: str) -> Masking:
@@ -162,7 +164,11 @@ def test_a_message_keeps_its_outputs_and_its_bytes() -> None:
     reply = pb.GetTaskResponse(resource=resource)
     known.message(reply, besides=("outputs",))
     masked = reply.resource
-    assert (masked.message, masked.log_links[0].name, masked.log_links[0].uri) == (f"m {MASK}", MASK, f"https://x/?k={MASK}")
+    assert (masked.message, masked.log_links[0].name, masked.log_links[0].uri) == (
+        f"m {MASK}",
+        MASK,
+        f"https://x/?k={MASK}",
+    )
     assert json_format.MessageToDict(masked.custom_info) == {"a": {"b": [MASK, 1]}, "c": "x"}
     assert masked.outputs.literals["o"].scalar.primitive.string_value == "se-cret"
     created = pb.CreateTaskResponse(resource_meta=b'{"key": "se-cret"}')

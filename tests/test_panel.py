@@ -192,8 +192,7 @@ def test_a_row_has_all_of_a_run() -> None:
 
 
 def test_a_failure_has_the_agents_own_words_and_the_private_socket_no_place() -> None:
-    said = error("task 't' (t) failed: no such table")
-    said.agent_message = "no such table"
+    said = error("task 'daily_revenue' (bigquery) failed after 3 attempts: no such table")
     for shown in (live, static):
         seen = shown(state(snapshot(1, ("FAILED", 9), ended=9, error=said)))
         assert "no such table" in seen.text and "failed: no such" not in seen.text

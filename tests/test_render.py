@@ -206,6 +206,23 @@ def test_neither_are_agents_lines_and_what_is_served() -> None:
     assert EVIL in Checked(served.html()).text
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("task 'it (1)' (x) failed: no such table: x", "no such table: x"),
+        ("task 'it (1)' (x) failed after 3 attempts: task 'it (1)' (x) failed: y", "task 'it (1)' (x) failed: y"),
+        ("task 'it (1)' (x) was cancelled", "task 'it (1)' (x) was cancelled"),
+        ("task 'other' (x) failed: no", "task 'other' (x) failed: no"),
+    ],
+)
+def test_a_failed_run_is_told_in_the_agents_own_words(message: str, told: str) -> None:
+    error = RunFailedError(message, run_id="abc", task="it (1)", task_type="x", phase="FAILED")
+    s = snapshot(name="it (1)", task_type="x", phase="FAILED", ended=9.0, error=error)
+    assert run_views.reason(s) == told
+    assert f">{render.escape(told)}</div>" in run_views.run_html(s)
+    assert run_views.run_row(s, 9.0)[-1] == told
+
+
 @pytest.mark.parametrize("phase", [*render.PHASES, "UNDEFINED", "SOMETHING_NEW"])
 def test_each_phase_is_told_by_a_word_and_a_shape(phase: str) -> None:
     seen = render.look_of(phase)
@@ -342,3 +359,17 @@ def test_outputs_are_told_by_their_kind() -> None:
     assert len(lines[3]) < 300
     read = Checked(previews.outputs_html({"frame": frame, "big": "x" * 10_000, "shy": Shy()}))
     assert "1,000 rows" in read.text and "10,000 characters" in read.text and "Shy" in read.text
+
+
+def test_words_that_turn_the_direction_of_those_after_them() -> None:
+    for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A)):
+        assert render.escape(f"a{chr(code)}<b") == "a�&lt;b"
+    assert render.escape("שלום \u200f · é") == "שלום \u200f · é"  # what a script of its own direction needs
+    link = render.link("\u202ea", "https://x/\u202eb")
+    assert "\u202e" not in link
+
+
+def test_names_that_are_too_long_for_a_row() -> None:
+    s = snapshot(name="w" * 500, task_type="t" * 500, log_links=(("l" * 500, "https://x"),))
+    assert max(map(len, run_views.run_row(s, time.time()))) <= 80
+    assert max(len(label) for label, _ in run_views.details(s, [], [])) <= 45

@@ -270,7 +270,10 @@ def test_what_is_old_or_too_much_is_forgotten_with_its_files(
             journal.finished(s._replace(phase="SUCCEEDED", ended=now - (10 * 86400 if n == 0 else 0)), None)
     journal.flush()
     assert retention.prune(journal, 10, 5.0, dry_run=True) == ["0000000000"]
-    assert retention.prune(journal, 3, 0.0, dry_run=True) == ["0000000000", "0000000002"] and len(journal.shelf.runs()) == 6
+    assert (
+        retention.prune(journal, 3, 0.0, dry_run=True) == ["0000000000", "0000000002"]
+        and len(journal.shelf.runs()) == 6
+    )
     assert retention.prune(journal, 3, 5.0) == ["0000000000", "0000000002"]
     kept = {"0000000001", "0000000003", "0000000004", "0000000005"}  # the open one never goes
     assert {r.snapshot.id for r in journal.shelf.runs()} == kept

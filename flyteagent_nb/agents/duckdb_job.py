@@ -129,7 +129,7 @@ class Job:
                 return Outcome(TaskExecution.ABORTED, "deleted", self._rows, self._seconds())
             words = str(error) or type(error).__name__
             return Outcome(TaskExecution.FAILED, words[:MESSAGE_CHARACTERS], self._rows, self._seconds())
-        message = f"{self._rows:,} rows in {self._seconds():.2f} s"
+        message = f"{self._rows:,} row{'' if self._rows == 1 else 's'} in {self._seconds():.2f} s"
         return Outcome(TaskExecution.SUCCEEDED, message, self._rows, self._seconds(), uri, columns)
 
     def _seconds(self) -> float:

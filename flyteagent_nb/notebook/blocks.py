@@ -142,7 +142,9 @@ class GroupBlock(Block):
 
     def changed(self) -> bool:
         """Whether a run has; the bars grow all the time."""
-        return [run.snapshot for run in self.runs] != self._shown or _has_grown(self._shown_at, time.time() - self._began)
+        return [run.snapshot for run in self.runs] != self._shown or _has_grown(
+            self._shown_at, time.time() - self._began
+        )
 
     def says(self) -> str:
         """How many are in which phase."""

@@ -16,6 +16,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.notebook.displaying import display, from_page, replace
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -207,7 +209,7 @@ class Page:
 
     def _connect(self) -> None:
         """Make the widget, once; without a front end that runs it nothing acts, and all is shown."""
-        if self._browser is not None or not self._from_page():
+        if self._browser is not None or not from_page(self._shell):
             return
         from flyteagent_nb.notebook.browser import Browser
         from flyteagent_nb.notebook.pump import Pump
@@ -216,12 +218,6 @@ class Page:
         if self._browser.comm is not None:
             self._pump = Pump(self._shell.kernel, self._browser.comm.comm_id)
             self._pump.hold()  # the cell that shows the first block is running
-
-    def _from_page(self) -> bool:
-        """Whether the cell that runs came from a page: those name it. nbclient and papermill do not, and would save our widget's code."""
-        get_parent = getattr(getattr(self._shell, "kernel", None), "get_parent", None)
-        parent = get_parent() if get_parent is not None else None
-        return isinstance(parent, dict) and "cellId" in (parent.get("metadata") or {})
 
     # --- any thread ---
 
@@ -381,24 +377,10 @@ class Page:
         said, block.said = block.said, block.says()
         if self.connected and update and block.said not in ("", said):
             self._browser.send({"say": block.said})
-        content = {"data": data, "metadata": {}, "transient": {"display_id": block.id}}
-        publisher = self._shell.display_pub
-        if not update:
-            block.publisher = publisher
-        elif _sends(block.publisher):  # not to a %%capture of another cell
-            publisher = block.publisher
-        if update and _sends(publisher):
-            # As ipykernel's own publish does, but for its flush of stdout and stderr: that waits for its turn among busy threads, 40 ms
-            # and more, and matters to what is new on the page only.
-            publisher.session.send(
-                publisher.pub_socket,
-                "update_display_data",
-                content,
-                parent=publisher.parent_header,
-                ident=publisher.topic,
-            )
+        if update:
+            replace(self._shell, data, block.id, block.publisher)
         else:
-            publisher.publish(**content, update=update)
+            block.publisher = display(self._shell, data, block.id)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         """A block that cannot be rendered must not end the thread that all others need."""
@@ -407,8 +389,3 @@ class Page:
         except Exception:
             if not sys.is_finalizing():
                 logger.exception("a view of flyteagent_nb could not be updated")
-
-
-def _sends(publisher: Any) -> bool:
-    """Whether it sends what it is given to a front end, as ipykernel's does; those of ``%%capture`` and of a terminal do not."""
-    return all(hasattr(publisher, name) for name in ("session", "pub_socket", "parent_header", "topic"))

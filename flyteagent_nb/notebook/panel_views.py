@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.render import GREEN, GREY, ORANGE, PHASES, RED, Look, clip, escape, link, look, look_of
-from flyteagent_nb.notebook.run_views import cancel_button, lane
+from flyteagent_nb.notebook.run_views import cancel_button, lane, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -185,7 +185,7 @@ def _agent_rows(state: PanelState) -> list[tuple[str, ...]]:
 
 def _message(s: RunSnapshot) -> str:
     """What a row says: of a failure the agent's own words, as task and type stand beside them."""
-    return (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.message
+    return reason(s) if s.error is not None else s.message
 
 
 # --- text ---
@@ -311,7 +311,7 @@ def _runs(state: PanelState, kernel: str) -> str:
         return f'<div style="margin-top:6px">{_soft(_NO_RUNS)}</div>' if state.agents else ""
     began, end, span_name = axis(state.snapshots, state.now)
     rows = "".join(_row(s, began, end, state.now, bool(kernel)) for s in state.snapshots)
-    lanes = (span_name, f"{_CELL};width:22%;min-width:120px")
+    lanes = (span_name, f"{_CELL};width:18%;min-width:120px")
     named = [(name, _RIGHT if name == "time" else _CELL) for name in ("run", "task", "type", "phase", "time")]
     table = _table((*named, lanes, ("message", _CELL), ("", _CELL)), rows, "width:100%", _STAYS if kernel else "")
     older = state.total - len(state.snapshots)
@@ -380,7 +380,7 @@ def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> st
         f'<td style="{_CELL}">{_phase(seen, seen.word)}{tried}</td>'
         f'<td class="fnb-soft" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
         f'<td style="padding:0 12px 0 0">{shown}</td>'
-        f'<td style="{_CLIP};max-width:240px"{_title(message, 30)}>{said}</td>{stops}</tr>'
+        f'<td style="{_CLIP};max-width:300px"{_title(message, 38)}>{said}</td>{stops}</tr>'
     )
 
 

@@ -276,7 +276,7 @@ def work_html(
 
 def _row(kind: str, colour: str, sign: str, text: str, after: str) -> str:
     return (
-        f'<div style="{_HEAD};flex-wrap:nowrap"><span class="fnb-{kind}" style="color:{colour}">{sign}</span>'
+        f'<div style="{_HEAD};flex-wrap:nowrap"><span class="fnb-{kind}" style="color:{colour};min-width:12px">{sign}</span>'
         f'<span style="flex:1;overflow-wrap:anywhere">{escape(clip(text, 300))}</span>'
         f'<span class="fnb-soft" style="{_SMALL};white-space:nowrap">{after}</span></div>'
     )

@@ -7,6 +7,7 @@ The HTML must read on white and on black, in an untrusted notebook (JupyterLab's
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -82,7 +83,8 @@ def left_open_text(newest: Sequence[RunSnapshot], count: int) -> str:
         newest: the newest of them; not empty.
         count: how many there are.
     """
-    told = ", ".join(f"{s.id} ({s.name})" for s in newest) + (", ..." if count > len(newest) else "")
+    more = f" and {count - len(newest):,} more" if count > len(newest) else ""
+    told = ", ".join(f"{s.id} ({s.name})" for s in newest) + more
     how_many = "1 run of an earlier kernel is" if count == 1 else f"{count:,} runs of earlier kernels are"
     follow = f"attach {newest[0].id}" if count == 1 else "attach --all"
     return f"{how_many} still open: {told}. %agent {follow} goes on with {'it' if count == 1 else 'them'}."
@@ -109,9 +111,13 @@ def type_text(snapshot: RunSnapshot) -> str:
     return f"{snapshot.task_type} (stand-in)" if snapshot.stand_in else snapshot.task_type
 
 
+_TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
 def escape(text: object) -> str:
-    """Text for HTML."""
-    return html.escape(str(text), quote=True)
+    """Text for HTML. What would turn the direction of the words after it, ours too, is shown as a mark."""
+    escaped = html.escape(str(text), quote=True)
+    return escaped if escaped.isascii() else _TURNS.sub("\N{REPLACEMENT CHARACTER}", escaped)
 
 
 def link(name: str, uri: str) -> str:
@@ -142,12 +148,12 @@ def pairs_text(rows: Sequence[tuple[str, str]]) -> str:
 def pairs_html(rows: Sequence[tuple[str, str]]) -> str:
     """Label and text, as a table without rules."""
     cells = "".join(
-        f'<tr><th style="{_CELL};color:{GREY};font-weight:600">{escape(label)}</th>'
+        f'<tr><th class="fnb-soft" style="{_CELL};color:{GREY};font-weight:600;white-space:nowrap">{escape(label)}</th>'
         f'<td style="{_CELL};white-space:pre-wrap;overflow-wrap:anywhere{_FIXED if label == "output" else ""}">'
         f"{_text_or_link(label, text)}</td></tr>"
         for label, text in rows
     )
-    return f'<div style="{FRAME}"><table style="font-size:13px">{cells}</table></div>'
+    return f'<div class="fnb-box" style="{FRAME}"><table style="font-size:13px;margin:0">{cells}</table></div>'
 
 
 def _text_or_link(label: str, text: str) -> str:
@@ -172,7 +178,9 @@ def table_html(
     cells = list(rows)
     if not cells:
         return f'<div style="color:{GREY}">{escape(empty)}</div>'
-    head = "".join(f'<th style="{_CELL};color:{GREY};font-weight:600">{escape(c)}</th>' for c in columns)
+    head = "".join(
+        f'<th class="fnb-soft" style="{_CELL};color:{GREY};font-weight:600">{escape(c)}</th>' for c in columns
+    )
     body = []
     for i, row in enumerate(cells):
         colour = colours[i] if i < len(colours) else {}

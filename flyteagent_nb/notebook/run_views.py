@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def run_text(s: RunSnapshot) -> str:
     if s.stand_in:
         lines.append(f"  on {s.stand_in}")
     if s.error is not None:
-        lines.append(f"  {clip(s.error.message, 300)}")
+        lines.append(f"  {clip(reason(s), 300)}")
     elif s.message:
         lines.append(f"  {clip(s.message, 300)}")
     lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
@@ -152,9 +153,16 @@ def _elapsed(s: RunSnapshot, live: bool) -> str:
     )
 
 
+def reason(s: RunSnapshot) -> str:
+    """Why a run failed, the agent's own words first: which task it was, and its tries, stand beside it."""
+    assert s.error is not None
+    known = rf"task '{re.escape(s.name)}' \({re.escape(s.task_type)}\) failed(?: after \d+ attempts)?: "
+    return re.sub(f"^{known}", "", s.error.message)
+
+
 def _error(s: RunSnapshot) -> str:
     assert s.error is not None
-    lines = [escape(s.error.message)]
+    lines = [escape(reason(s))]
     lines += [
         f'<span class="fnb-soft" style="{MONO}">{escape(line)}</span>'
         for line in s.error.details()
@@ -171,7 +179,7 @@ def segments(s: RunSnapshot, now: float) -> list[tuple[str, float, float]]:
     """The phases as (phase, begin, end), in seconds since the epoch; what ran well is told as its end."""
     end = s.ended if s.ended is not None else now
     found = []
-    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
+    for change, after in zip(s.phases, (*s.phases[1:], None), strict=False):
         phase = (
             s.phase
             if s.done and change.phase == "RUNNING" and after is not None and after.phase == s.phase
@@ -206,10 +214,11 @@ def phases_text(s: RunSnapshot) -> str:
     """The phases with how long each took: ``queued 1.0 s, running 76 s``."""
     end = s.ended if s.ended is not None else time.time()
     told = []
-    for change, after in zip(s.phases, (*s.phases[1:], None), strict=True):
+    for change, after in zip(s.phases, (*(later.at for later in s.phases[1:]), None), strict=False):
         if after is None and s.done:
             break
-        told.append(f"{look_of(change.phase).word.lower()} {seconds((after.at if after else end) - change.at)}")
+        took = max(0.0, (end if after is None else after) - change.at)  # the clock may have been set meanwhile
+        told.append(f"{look_of(change.phase).word.lower()} {seconds(took)}")
     return ", ".join(told)
 
 
@@ -232,7 +241,7 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
         ("message", s.message),
         ("error code", s.error_code),
         ("error", "\n".join([s.error.message, *s.error.details()]) if s.error is not None else ""),
-        *((f"log {name}", uri) for name, uri in s.log_links),
+        *((f"log {clip(name, 40)}", uri) for name, uri in s.log_links),
         ("custom info", _mapping(s.custom_info) if s.custom_info else ""),
         *(("note", note) for note in s.notes),
     ]
@@ -255,10 +264,10 @@ def _mapping(value: Mapping[str, Any]) -> str:
 
 def run_row(s: RunSnapshot, now: float) -> tuple[str, ...]:
     """A run as a row under RUN_COLUMNS."""
-    message = (getattr(s.error, "agent_message", "") or s.error.message) if s.error is not None else s.held or s.message
+    message = reason(s) if s.error is not None else s.held or s.message
     phase = " ".join(look(s)[:2]) + (f" (try {s.attempt} of {s.attempts})" if s.attempts > 1 else "")
     began = render.ago(s.submitted, now)
-    return (s.id, s.name, render.type_text(s), phase, seconds(s.elapsed), began, clip(message, 80))
+    return (s.id, clip(s.name, 60), clip(render.type_text(s), 40), phase, seconds(s.elapsed), began, clip(message, 80))
 
 
 def group_html(
@@ -300,7 +309,7 @@ def group_html(
             f"<td>{cancel_button(s) if kernel and not s.done else ''}</td></tr>"
         )
         if s.error is not None:
-            told = escape(clip(s.error.message, 300))
+            told = escape(clip(reason(s), 300))
             rows.append(f'<tr style="{_TR}"><td colspan="7" style="{_ROW};white-space:normal">{told}</td></tr>')
     more = len(snapshots) - shown
     if more > 0:

@@ -79,7 +79,10 @@ def sandbox_rows(s: SandboxStatus, now: float) -> list[tuple[str, str]]:
 def stopped_view(stopped: Sequence[SandboxStatus]) -> Pairs:
     """What was stopped, and what that means."""
     rows = [
-        (s.name, f"stopped: the variables are as they were, and runs of {', '.join(s.task_types)} go to {s.service} again")
+        (
+            s.name,
+            f"stopped: the variables are as they were, and runs of {', '.join(s.task_types)} go to {s.service} again",
+        )
         for s in stopped
     ]
     return Pairs(rows or [("stopped", "nothing: no sandbox was running")])

@@ -45,7 +45,7 @@ _SEEN = (
 )
 
 
-_OF_ONE = (
+OF_ONE = (
     ValueError,
     TypeError,
     sqlite3.IntegrityError,
@@ -53,6 +53,7 @@ _OF_ONE = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
+"""What tells of a value that cannot be written, and not of the disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class Book(Protocol):
 
     def has_more(self) -> bool:
         """Whether something has come up."""
+
+    def write_first(self, connection: sqlite3.Connection, owner: str) -> None:
+        """Write what the work that was put may stand on."""
 
     def write(self, connection: sqlite3.Connection, owner: str, *, look: bool) -> Callable[[], object]:
         """Write what has come up; what is returned is called once it is committed.
@@ -140,9 +144,7 @@ class Writer:
                     self.missed.add(run_id)
                 return refused
             self._work.append(_Work(do, answer, run_id))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._main, name="flyteagent_nb-journal", daemon=True)
-                self._thread.start()
+            self._start()
         self._wake.set()
         if answer is not None:
             self._urgent.set()
@@ -150,7 +152,12 @@ class Writer:
 
     def nudge(self) -> None:
         """The book has more; it may wait a moment."""
-        if not self.trouble and self._thread is not None:
+        if self._thread is None:
+            with self.lock:
+                if self._refused() is not None:
+                    return
+                self._start()
+        if not self.trouble:
             self._wake.set()
 
     def ask(self, do: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -169,23 +176,23 @@ class Writer:
             self.abandon()  # which answers
             return answer.result(STUCK)
 
-    async def wait(self, do: Callable[[sqlite3.Connection], Any], run_id: str, limit: float = STUCK) -> None:
+    async def wait(self, do: Callable[[sqlite3.Connection], Any], run_id: str, limit: float | None = None) -> None:
         """Do something in the next transaction, and wait until it is committed; in trouble return at once.
 
-        The write goes on when whoever waits is cancelled; what is on record must not depend on it. A disk that does not answer
-        within ``limit`` seconds holds nobody up; STUCK seconds are trouble.
+        The write goes on when whoever waits is cancelled; what is on record must not depend on it. After ``limit`` seconds the wait ends;
+        where none is given, a disk that has not answered for STUCK seconds is trouble.
         """
         loop = asyncio.get_running_loop()
         answer = Answer(loop)
         if self.put(do, answer, run_id) is not None or answer.on_loop is None:
             return
-        timer = loop.call_later(limit, self.abandon if limit >= STUCK else lambda: answer.set_result(None))
+        timer = loop.call_later(limit or STUCK, answer.set_result if limit else self.abandon, None)
         try:
             await asyncio.shield(answer.on_loop)
         finally:
             timer.cancel()
 
-    def abandon(self) -> None:
+    def abandon(self, _: object = None) -> None:
         """The disk does not answer: go on in memory. The writer's thread joins in when it is back."""
         self._fail(OSError(f"it has not answered for {STUCK:.0f} s"), [])
 
@@ -203,6 +210,11 @@ class Writer:
                 return  # the disk does not answer: the lock goes with the thread
         if self.claim is not None:
             self.claim.release()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, name="flyteagent_nb-journal", daemon=True)
+            self._thread.start()
 
     def _refused(self) -> JournalError | None:
         if os.getpid() != self._pid:
@@ -250,15 +262,14 @@ class Writer:
         try:
             connection, owner = self._open(sign)
             with _transaction(connection):
+                self._book.write_first(connection, owner.id)
                 for each in work:
                     value: Any
                     try:
                         value = each.do(connection)
                     except FlyteAgentNBError as error:
                         value = error
-                    except (
-                        _OF_ONE
-                    ) as error:  # what it writes cannot be written; the others have nothing to do with that
+                    except OF_ONE as error:  # what it writes cannot be written; the others have nothing to do with that
                         _log.warning("a write to the journal was refused: %s", error)
                         value = None
                     if each.answer is not None:

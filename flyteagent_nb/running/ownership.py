@@ -14,6 +14,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from flyteagent_nb.folders import private_folder
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,7 +63,7 @@ class Claim:
         self.id = uuid.uuid4().hex
         self.host = this_host()
         self.pid = os.getpid()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         self._path = folder / f"{self.id}.lock"
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         _held.add(self.id)

@@ -225,7 +225,10 @@ class Runner:
             driven = self._driven.get(run.id)
             if driven is not None:
                 driven.call = dataclasses.replace(
-                    driven.call, convert=call.convert, converts_at_once=call.converts_at_once, output_types=call.output_types
+                    driven.call,
+                    convert=call.convert,
+                    converts_at_once=call.converts_at_once,
+                    output_types=call.output_types,
                 )
 
         self.thread.call_soon(replace)
@@ -291,8 +294,8 @@ class Runner:
         for task in self._tasks.difference(driven.task for driven in creating if driven.task is not None):
             task.cancel()
         # A create under way may have made a job, of which only its answer tells.
-        while any(driven.creating for driven in creating) and time.monotonic() < until:
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - once in a process, and for a second at most
+        while any(driven.creating for driven in creating) and time.monotonic() < until:  # noqa: ASYNC110 - for a second at most
+            await asyncio.sleep(0.005)
         for task in tasks:
             task.cancel()
         if tasks:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.errors import JournalError, RunNotFoundError
+from flyteagent_nb.folders import private_folder
 from flyteagent_nb.running.journal import Owner
 from flyteagent_nb.running.ownership import is_alive
 from flyteagent_nb.running.records import ATTEMPT_COLUMNS, COLUMNS, attempt_of, run_of
@@ -75,7 +76,7 @@ def prepare(folder: Path, busy: float) -> sqlite3.Connection:
         JournalError: a later version of this package made it; it is left as it is.
         sqlite3.Error, OSError: it cannot be opened.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     path = folder / FILE
     with contextlib.suppress(FileExistsError):  # SQLite would make it readable by others
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

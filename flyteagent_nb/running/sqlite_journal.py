@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import JournalError
 from flyteagent_nb.running.journal import LostError, MemoryJournal
-from flyteagent_nb.running.journal_writer import Writer
+from flyteagent_nb.running.journal_writer import OF_ONE, Writer
 from flyteagent_nb.running.ownership import LEASE
 from flyteagent_nb.running.records import state_of
 from flyteagent_nb.running.shelf import Shelf
@@ -36,6 +36,10 @@ CONFIRM = 1.0
 FORGET_AT_ONCE = 1_000
 """Runs that are forgotten in one transaction, so that other kernels can write in between."""
 
+_RUN = (
+    "INSERT OR IGNORE INTO run (id, name, task_type, submitted, ended, phase, state, template, inputs, types, outputs, folder, owner, "
+    "epoch) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,0)"
+)
 _INTEND = (
     "INSERT INTO attempt (run, number, service, prefix, outcome, intended, message) SELECT ?,?,?,?,?,?,'' "
     "WHERE EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
@@ -87,7 +91,7 @@ class SQLiteJournal(MemoryJournal):
         self._states: dict[str, tuple[RunSnapshot, int]] = {}  # with their epochs
         self._outputs: dict[str, bytes] = {}
         self._writing: tuple[dict[str, tuple[RunSnapshot, int]], dict[str, bytes]] = ({}, {})
-        self._inserted: list[str] = []
+        self._inserted: set[str] = set()  # of those begun, in the transaction under way
         self._lost: list[Callable[[str], object]] = []
 
     @property
@@ -106,7 +110,7 @@ class SQLiteJournal(MemoryJournal):
             self._epochs[run_id] = 0
             self._followed.add(run_id)
             self._begun[run_id] = snapshot, sent
-        self._writer.put(lambda c: self._insert(c, run_id), run_id=run_id)
+        self._writer.nudge()
 
     def adopt(self, record: RunRecord) -> None:
         """A run of another kernel is followed here from now on; :meth:`take` has taken it over."""
@@ -273,8 +277,12 @@ class SQLiteJournal(MemoryJournal):
     # --- the writer's thread ---
 
     def has_more(self) -> bool:
-        """Whether a run has a new state."""
-        return bool(self._states)
+        """Whether a run has begun, or has a new state."""
+        return bool(self._states or self._begun)
+
+    def write_first(self, connection: sqlite3.Connection, owner: str) -> None:
+        """Write the runs that have begun, whose attempts may be among the work."""
+        self._insert(connection, owner, {}, {})
 
     def write(self, connection: sqlite3.Connection, owner: str, *, look: bool) -> Callable[[], object]:
         """Write the newest states."""
@@ -282,6 +290,8 @@ class SQLiteJournal(MemoryJournal):
             followed = [(r, owner, self._epochs.get(r)) for r in self._followed - self._begun.keys()] if look else []
             self._writing = (states, outputs) = self._states, self._outputs
             self._states, self._outputs = {}, {}
+        states = dict(states)
+        self._insert(connection, owner, states, outputs)  # some may have begun since; a sync run may have ended
         rows = [
             (s.phase, s.ended, state, outputs.get(s.id), s.id, owner, epoch)
             for s, epoch in states.values()
@@ -295,8 +305,7 @@ class SQLiteJournal(MemoryJournal):
 
     def write_missed(self, connection: sqlite3.Connection, owner: str, missed: set[str]) -> Callable[[], object]:
         """Write the runs that began while nothing could be written, and the attempts of all those under way."""
-        for run_id in tuple(self._begun):
-            self._insert(connection, run_id)
+        self.write_first(connection, owner)
         rows = [
             (
                 run_id, a.number, a.service, _storable(a.output_prefix), a.resource_meta, a.outcome, _storable(a.message),
@@ -345,20 +354,30 @@ class SQLiteJournal(MemoryJournal):
         assert claim is not None  # there is one as soon as there is a connection
         return claim.id
 
-    def _insert(self, connection: sqlite3.Connection, run_id: str) -> None:
-        begun = self._begun.get(run_id)
-        if begun is None:
-            return
-        s, sent = begun
-        connection.execute(
-            "INSERT OR IGNORE INTO run (id, name, task_type, submitted, ended, phase, state, template, inputs, types, "
-            "folder, owner, epoch) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,0)",
-            (
-                s.id, _storable(s.name), s.task_type, s.submitted, s.ended, s.phase, _state_of(s),
-                sent.template, sent.inputs, json.dumps(sent.output_types), _storable(self.runs_folder), self._owner(),
-            ),
-        )  # fmt: skip
-        self._inserted.append(run_id)
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        owner: str,
+        states: dict[str, tuple[RunSnapshot, int]],
+        outputs: dict[str, bytes],
+    ) -> None:
+        """Write the runs that have begun, with their newest state, which is taken out of ``states``."""
+        with self._writer.lock:
+            begun = [(run_id, *each) for run_id, each in self._begun.items() if run_id not in self._inserted]
+        for run_id, first, sent in begun:
+            s, _ = states.pop(run_id, (first, 0))
+            row = (
+                run_id, _storable(s.name), s.task_type, s.submitted, s.ended, s.phase, _state_of(s), sent.template, sent.inputs,
+                json.dumps(sent.output_types), outputs.get(run_id), _storable(self.runs_folder), owner,
+            )  # fmt: skip
+            try:
+                connection.execute(_RUN, row)
+            except OF_ONE as error:
+                _log.warning("run %s cannot be written to the journal: %s", run_id, error)
+                with self._writer.lock:
+                    self._drop(run_id)
+            else:
+                self._inserted.add(run_id)
 
     def _intend(self, connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:
         run_id = row[0]

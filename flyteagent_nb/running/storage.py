@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap
 
+from flyteagent_nb.folders import private_folder
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -33,7 +35,7 @@ class RunStorage:
         self.is_quick = self.is_own or quick
         if root:
             self.root = Path(root).expanduser().absolute()
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.root)
         else:
             self.root = Path(tempfile.mkdtemp(prefix="flyteagent_nb-"))
 
@@ -55,7 +57,7 @@ class RunStorage:
             try:
                 os.mkdir(prefix, 0o700)
             except FileNotFoundError:  # somebody cleaned up temporary folders
-                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(self.root)
                 os.mkdir(prefix, 0o700)
 
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:

@@ -11,6 +11,7 @@ import contextvars
 import datetime
 import dis
 import functools
+import os
 import sys
 import typing
 from collections import OrderedDict
@@ -362,7 +363,8 @@ def _pickle(task: PythonFunctionTask[Any], folder: Path) -> Path:
     place = folder / f"code-{hashlib.sha256(data).hexdigest()[:16]}"
     place.mkdir(mode=0o700, exist_ok=True)
     location: Path = place / str(PICKLE_FILE_PATH)
-    with gzip.open(location, "wb") as file:
+    descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as raw, gzip.open(raw, "wb") as file:
         file.write(data)
     return location
 

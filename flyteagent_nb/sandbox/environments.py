@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.errors import ServiceError, TaskStopped
+from flyteagent_nb.folders import private_folder
 from flyteagent_nb.sandbox.locks import locked
 from flyteagent_nb.sandbox.processes import WatchedProcess, never, wait_until
 
@@ -104,7 +105,7 @@ def environment_for(
     place = cache / _name(stand_in)
     if not _python_in(place).exists():
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            private_folder(cache)  # who may write here could change what runs
             with locked(cache / f"{place.name}.lock", _Waiting(say, stopped)):
                 if not _python_in(place).exists():  # another kernel may have made it meanwhile
                     _make(stand_in, place, say, stopped)

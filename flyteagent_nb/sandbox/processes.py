@@ -72,7 +72,7 @@ class WatchedProcess:
             "remove": self._remove,
             "kernel": self._owner,
         }
-        with (state / "watcher").open("wb") as log:
+        with open(os.open(state / "watcher", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as log:
             # A session of its own: neither the stop button nor the end of the kernel's process group reaches it.
             self._watcher = subprocess.Popen(
                 [sys.executable, "-I", "-S", watcher.__file__],

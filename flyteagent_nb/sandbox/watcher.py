@@ -35,6 +35,7 @@ def main() -> None:
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stop button is for the kernel
+    os.umask(0o077)  # what it and the server write is this user's alone
     signal.signal(signal.SIGTERM, lambda signum, _: _asked.append(signum))
     line = _line()
     if not line:

@@ -213,7 +213,11 @@ class AgentHost:
         if not port:  # grpcio before 1.60 says it so
             raise _refused(target, RuntimeError("gRPC refused"))
         await server.start()
-        if not target.startswith("unix:"):
+        if target.startswith("unix:"):
+            os.chmod(
+                target.removeprefix("unix:"), 0o600
+            )  # its folder keeps others out; so does this where somebody opens that
+        else:
             target = f"{target.rpartition(':')[0]}:{port}"
         tcp_port = None if target.startswith("unix:") else port
         address = Address(target, token, kind, time.time(), tcp_port, certificate)

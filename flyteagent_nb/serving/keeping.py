@@ -64,6 +64,8 @@ class OutputKeeper:
             closing = self._closed
             with self._lock:
                 dirty, self._dirty = self._dirty, set()
+            if closing:  # a line that nobody ended was not written so far
+                dirty |= self._places.keys()
             for run_id in dirty:
                 try:
                     self._write(run_id, closing)

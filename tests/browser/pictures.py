@@ -94,6 +94,18 @@ def report(year: int) -> pd.DataFrame:
 """A cell: a warehouse whose jobs wait, run, succeed and fail."""
 
 
+WORK = """
+from flyteagent_nb.notebook.extension import _extension
+from flyteagent_nb.notebook.progress import Work
+work = Work("Starting the BigQuery sandbox", _extension._page)
+_extension._page.show(work)
+work.say("installing bqemulator 1.3.0")
+time.sleep(1.2)
+work.say("waiting for it to answer", part=0.4)
+"""
+"""A cell: work that goes on after it, so that its picture can be taken."""
+
+
 def tell(notebook: Notebook) -> dict[str, Cell]:
     """Run the story in a new notebook, up to where the views are worth a look."""
     notebook.ok(STORY)
@@ -106,6 +118,7 @@ def tell(notebook: Notebook) -> dict[str, Cell]:
         ),
         "form": notebook.ok("%agent form train rows=orders mode=Mode.FAST"),
         "panel": notebook.ok("%agent"),
+        "work": notebook.ok(WORK),
     }
     form = shown["form"]
     form.output.locator("[data-fa-field][name=tags]").fill("[one")

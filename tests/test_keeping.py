@@ -1,0 +1,97 @@
+"""What runs print, on disk: all of it, once, whoever prints and whenever it is written."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tasks import PATIENCE, until
+
+from flyteagent_nb.serving import keeping
+from flyteagent_nb.serving.keeping import OutputKeeper
+from flyteagent_nb.serving.output import OutputStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "EVERY", 0.0)
+
+
+def lines(folder: Path, run_id: str) -> list[str]:
+    path = folder / f"{run_id}.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_what_many_threads_print_while_it_is_written_is_all_there_once(tmp_path: Path, quick: None) -> None:
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+
+    def prints(number: int) -> None:
+        for line in range(150):
+            for run in range(20):
+                keeper.sink(f"{run:010d}", "stdout", f"{number} {line}\n")
+
+    threads = [threading.Thread(target=prints, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    keeper.close()
+    expected = sorted(f"{number} {line}" for number in range(4) for line in range(150))
+    for run in range(20):
+        assert sorted(lines(tmp_path, f"{run:010d}")) == expected
+    assert stat.S_IMODE((tmp_path / f"{0:010d}.log").stat().st_mode) == 0o600
+
+
+def test_more_runs_than_anybody_looks_at_are_written_once(tmp_path: Path, quick: None) -> None:
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+    for text in ("first\n", "second\n"):
+        for run in range(2500):
+            keeper.sink(f"{run:010d}", "stdout", text)
+        until(lambda text=text: lines(tmp_path, f"{2499:010d}")[-1:] == [text.strip()])
+    keeper.close()
+    assert {tuple(lines(tmp_path, f"{run:010d}")) for run in range(2500)} == {("first", "second")}
+
+
+def test_an_unfinished_line_is_written_at_the_end(tmp_path: Path, quick: None) -> None:
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+    keeper.sink("a" * 10, "stdout", "one\ntwo")
+    until(lambda: lines(tmp_path, "a" * 10) == ["one"])
+    keeper.close()
+    assert lines(tmp_path, "a" * 10) == ["one", "two"]
+
+
+def test_a_run_that_the_store_had_dropped_goes_on(tmp_path: Path, quick: None) -> None:
+    store = OutputStore()
+    keeper = OutputKeeper(store, tmp_path)
+    keeper.sink("a" * 10, "stdout", "one\ntwo\n")
+    until(lambda: len(lines(tmp_path, "a" * 10)) == 2)
+    store.forget("a" * 10)  # as it does with the oldest, where all together are too much
+    keeper.sink("a" * 10, "stdout", "three\n")
+    until(lambda: lines(tmp_path, "a" * 10) == ["one", "two", "three"])
+    keeper.close()
+
+
+def test_a_file_has_its_limit(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "FILE_LIMIT", 100)
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+    for number in range(60):
+        keeper.sink("a" * 10, "stdout", f"line {number}\n")
+    until(lambda: "not kept" in "".join(lines(tmp_path, "a" * 10)))
+    keeper.sink("a" * 10, "stdout", "more\n")
+    keeper.close()
+    assert (tmp_path / f"{'a' * 10}.log").stat().st_size < 200
+
+
+def test_a_folder_that_is_gone_ends_it_quietly(tmp_path: Path, quick: None) -> None:
+    store = OutputStore()
+    keeper = OutputKeeper(store, tmp_path / "none")
+    keeper.sink("a" * 10, "stdout", "one\n")
+    keeper.close()
+    keeper.sink("a" * 10, "stdout", "two\n")
+    buffer = store.get("a" * 10)
+    assert buffer is not None and buffer.lines() == ["one", "two"]
