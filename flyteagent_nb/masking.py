@@ -7,11 +7,12 @@ secrets holds it. Where none is known nothing is looked at. What was cut or enco
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ _COMMON: Final = frozenset(
 )
 
 
+class _Known(NamedTuple):
+    """What is looked for: to see that none of the parts is in a text is much quicker than the pattern."""
+
+    parts: tuple[str, ...]
+    text: re.Pattern[str]
+    data: re.Pattern[bytes]
+
+
 class Masking:
     """The values that are known as secret. Any thread may call it.
 
@@ -50,8 +59,7 @@ class Masking:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: set[str] = set()
-        self._text: re.Pattern[str] | None = None
-        self._bytes: re.Pattern[bytes] | None = None
+        self._known: _Known | None = None
 
     def __repr__(self) -> str:
         return f"<Masking of {len(self._values)} values>"
@@ -59,7 +67,7 @@ class Masking:
     @property
     def active(self) -> bool:
         """Whether any value is known."""
-        return self._text is not None
+        return self._known is not None
 
     # --- what is known ---
 
@@ -98,34 +106,41 @@ class Masking:
 
     def _compile(self) -> None:
         parts = {part for value in self._values for part in _parts(value)}
-        if not parts:
-            self._text = self._bytes = None
-            return
-        longest_first = sorted(parts, key=len, reverse=True)
+        longest_first = tuple(sorted(parts, key=len, reverse=True))
         expression = "|".join(_expression(part) for part in longest_first)
-        self._bytes = re.compile(expression.encode("utf-8", "replace"))
-        self._text = re.compile(expression)
+        data = re.compile(expression.encode("utf-8", "replace"))
+        self._known = _Known(longest_first, re.compile(expression), data) if parts else None
 
     # --- what is masked ---
 
     def text(self, text: str) -> str:
         """``text`` without the values."""
-        pattern = self._text
-        return text if pattern is None else pattern.sub(MASK, text)
+        known = self._known
+        if known is None or not any(part in text for part in known.parts):
+            return text
+        return known.text.sub(MASK, text)
+
+    def lines(self, lines: list[str]) -> list[str]:
+        """``lines`` without the values."""
+        known = self._known
+        if known is None:
+            return lines
+        whole = "\n".join(lines)
+        return [self.text(line) for line in lines] if any(part in whole for part in known.parts) else lines
 
     def data(self, data: bytes) -> bytes:
         """``data`` with stars for each byte of the values, so that a format that counts its bytes stays whole."""
-        pattern = self._bytes
-        return data if pattern is None else pattern.sub(lambda found: b"*" * len(found[0]), data)
+        known = self._known
+        return data if known is None else known.data.sub(lambda found: b"*" * len(found[0]), data)
 
     def finds(self, data: bytes) -> bool:
         """Whether one of the values is in ``data``."""
-        pattern = self._bytes
-        return pattern is not None and pattern.search(data) is not None
+        known = self._known
+        return known is not None and known.data.search(data) is not None
 
     def value(self, value: Any) -> Any:
         """``value`` with its texts masked, where it is a text, or tuples, lists and dicts of such."""
-        if self._text is None:
+        if self._known is None:
             return value
         kind = type(value)
         if kind is str:
@@ -138,7 +153,7 @@ class Masking:
 
     def error(self, error: BaseException | None) -> None:
         """Mask what ``error`` and all that stands behind it say, in place."""
-        if self._text is None:
+        if self._known is None:
             return
         seen: set[int] = set()
         behind = [error]
@@ -147,8 +162,11 @@ class Masking:
             if at is None or id(at) in seen:
                 continue
             seen.add(id(at))
-            at.args = tuple(self.value(each) for each in at.args)
-            facts = vars(at)
+            with contextlib.suppress(
+                AttributeError, TypeError
+            ):  # a class of somebody's that does not let itself be changed
+                at.args = tuple(self.value(each) for each in at.args)
+            facts = getattr(at, "__dict__", {})  # an exception of a language other than Python may have none
             facts.update({name: self.value(each) for name, each in facts.items()})
             behind += (at.__cause__, at.__context__, *getattr(at, "exceptions", ()))
 
@@ -160,7 +178,7 @@ class Masking:
             besides: the names of fields that stay as they are.
             data: whether fields of bytes are masked too, which keep their lengths.
         """
-        if self._text is None:
+        if self._known is None:
             return
         for field, content in message.ListFields():
             if field.name in besides:

@@ -117,7 +117,7 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
     [
         ("|", "", list(VERBS)),
         ("ru|", "ru", ["run", "runs"]),
-        ("r|un x", "r", ["run", "runs", "remove"]),
+        ("r|un x", "r", ["run", "runs", "route", "remove"]),
         ("-|", "-", ["-h", "--help"]),
         ("help s|", "s", ["show", "settle", "serve", "stop", "sandbox", "secret"]),
         ("run |", "", ["my_task", "my_other"]),

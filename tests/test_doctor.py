@@ -199,6 +199,22 @@ def test_a_socket_that_is_gone_is_told(workspace: Workspace) -> None:
         os.rename(path + ".away", path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_a_folder_that_others_may_write_into_is_told_and_mended(workspace: Workspace, tmp_path: Path) -> None:
+    root = workspace.runner.storage.root
+    assert not [f for f in doctor.service_findings(workspace) if f.what == "folder"]
+    root.chmod(0o770)
+    try:
+        (found,) = (f for f in doctor.service_findings(workspace) if f.what == "folder")
+        assert found.sign == "warn" and f"{root} (mode 0770)" in found.told
+        exec(found.mend)
+        assert root.stat().st_mode & 0o777 == 0o700
+    finally:
+        root.chmod(0o700)
+    tmp_path.chmod(0o755)
+    assert doctor.writers(str(tmp_path)) == doctor.writers(str(tmp_path / "missing")) == []
+
+
 def test_a_run_folder_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.folder(str(tmp_path)).sign == "ok"
     missing = doctor.folder(str(tmp_path / "gone"))

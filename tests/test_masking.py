@@ -147,6 +147,13 @@ def test_an_error_and_what_is_behind_it() -> None:
     assert (error.run_id, error.phase, error.attempts) == ("1", "FAILED", 1)
     assert type(error.frames) is tuple and type(error.log_links[0]) is tuple
     known.error(None)
+
+    class Odd(ValueError):
+        args = property(lambda self: ("se-cret",))  # type: ignore[assignment]
+
+    odd = Odd()
+    known.error(odd)
+    assert odd.args == ("se-cret",)
     plain = FlyteAgentNBError("no")
     known.error(plain)
     assert str(plain) == "no"

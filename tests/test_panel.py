@@ -165,6 +165,8 @@ def test_the_head_tells_health_addresses_and_counts() -> None:
         assert "3 running" in text and "4,990 succeeded" in text and "7 failed" in text and "1 new one" in text
         assert "s3cret" not in text
     assert "5,001 runs:" in panel_text(shown)
+    words = " ".join(live(shown).text.split())  # as where the page takes the style off
+    assert words.startswith("Agent service ● Serving private socket, since ") and "4,990 succeeded ✗ 7 failed" in words
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_neither_are_agents_lines_and_what_is_served() -> None:
     assert read.text.count("<script>") == 6
     assert Checked(views.Lines([EVIL, EVIL]).html()).text == f"{EVIL}\n{EVIL}"
     assert EVIL in Checked(views.DryRun(EVIL, EVIL).html()).text
-    served = views.Served(cast("Any", SimpleNamespace(target=EVIL, token="secret-token")))
+    served = views.Served(cast("Any", SimpleNamespace(target=EVIL, token="secret-token", certificate=EVIL)))
     assert "secret-token" not in served.html() + served.text() and served.token == "secret-token"
     assert EVIL in Checked(served.html()).text
 
@@ -221,6 +221,14 @@ def test_a_failed_run_is_told_in_the_agents_own_words(message: str, told: str) -
     assert run_views.reason(s) == told
     assert f">{render.escape(told)}</div>" in run_views.run_html(s)
     assert run_views.run_row(s, 9.0)[-1] == told
+
+
+def test_words_stand_apart_where_a_page_takes_the_style_off() -> None:
+    s = snapshot(name="revenue", task_type="query", agent="Warehouse", message="", notes=())
+    words = Checked(run_views.run_html(s)).text.split()
+    assert {"revenue", "query", "▶", "Running", "Warehouse", s.id} <= set(words)
+    group = run_views.group_html("flow", [s], summary="1 running", began=0.0, end=2.0, shown=9, kernel="", block="b")
+    assert Checked(group).text.split()[:4] == ["flow", "1", "running", "2.0"]
 
 
 @pytest.mark.parametrize("phase", [*render.PHASES, "UNDEFINED", "SOMETHING_NEW"])

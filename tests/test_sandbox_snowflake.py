@@ -189,7 +189,7 @@ def test_reading_a_result_without_the_readers_secret_tells_which_it_is(
     monkeypatch.delenv(READER_SECRET)
     error = start(sandbox, "SELECT 1 AS x").exception(PATIENCE)
     assert isinstance(error, OutputError)
-    assert f"os.environ['{READER_SECRET}']" in error.hint
+    assert f"%agent secret {READER_SECRET.removeprefix('_FSEC_')}" in error.hint
 
 
 def test_a_name_that_the_sandbox_cannot_make_is_told(sandbox: Workspace) -> None:

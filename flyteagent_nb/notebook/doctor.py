@@ -127,7 +127,9 @@ def service_findings(workspace: Workspace) -> list[Finding]:
         found.append(Finding("ok", "journal", "in memory: runs are forgotten when the kernel ends"))
     else:
         found.append(Finding("ok", "journal", journal))
-    return found
+    shelf = getattr(runner.journal, "shelf", None)
+    places = {str(runner.storage.root), *([str(shelf.folder)] if shelf is not None else [])}
+    return found + [finding for place in sorted(places) for finding in writers(place)]
 
 
 def answering(address: Address) -> Finding:
@@ -222,6 +224,20 @@ def folder(path: str) -> Finding:
         return Finding("bad", "run folder", f"{path} cannot be written to: {error.strerror}", setting)
     told = f"{path}, {free / 1e9:.1f} GB free"
     return Finding("warn", "run folder", told, setting) if free < LITTLE else Finding("ok", "run folder", told)
+
+
+def writers(path: str) -> list[Finding]:
+    """Whether others of this machine may write into a folder of ours; nothing where they may not."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:  # not made yet, or told elsewhere
+        return []
+    if os.name != "posix" or not mode & 0o022:
+        return []
+    told = (
+        f"others of this machine may write into {path} (mode {mode:04o}), and put what they like in the place of ours"
+    )
+    return [Finding("warn", "folder", told, f"import os; os.chmod({path!r}, 0o700)")]
 
 
 def page_findings(page: Page) -> list[Finding]:

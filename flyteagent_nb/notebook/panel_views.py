@@ -279,11 +279,11 @@ def _phase(seen: Look, text: str, more: str = "") -> str:
 def _head(state: PanelState) -> str:
     health, status = _HEALTH[state.service], ' role="status" aria-live="off"'
     broken = _phase(_HEALTH["failed"], f"{len(state.broken)} broken") if state.broken else ""
-    addresses = "".join(_address(address, state.now) for address in state.addresses)
+    addresses = " ".join(_address(address, state.now) for address in state.addresses)
     reason = f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{escape(state.reason)}</div>'
     return (
-        f'<div style="{_LINE}"><b>Agent service</b>{_phase(health, health.word, status)}{addresses}'
-        f'<span style="flex:1"></span>{_soft(_many(len(state.agents), "agent"))}{broken}</div>'
+        f'<div style="{_LINE}"><b>Agent service</b> {_phase(health, health.word, status)} {addresses} '
+        f'<span style="flex:1"></span>{_soft(_many(len(state.agents), "agent"))} {broken}</div>'
         f"{reason if state.reason else ''}"
     )
 
@@ -321,7 +321,7 @@ def _runs(state: PanelState, kernel: str) -> str:
     more = f"<div>{_soft(f'and {older:,} older: %agent runs')}</div>" if older > 0 else ""
     return (
         f'<div style="{_LINE};font-size:12px;margin:6px 0 4px">'
-        f'{"".join(_phase(seen, told) for seen, told in _counts(state))}<span style="flex:1"></span>'
+        f'{" ".join(_phase(seen, told) for seen, told in _counts(state))} <span style="flex:1"></span>'
         f"{_controls(state) if kernel else ''}</div>"
         f'<div style="overflow-x:auto;overflow-y:auto;max-height:420px" data-fa-scroll="runs">{table}{none}</div>{more}'
     )

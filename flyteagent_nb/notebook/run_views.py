@@ -21,7 +21,9 @@ TAIL = 4
 
 RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 
+# What stands in such a line has spaces between it, which do not show: a page that takes the style off needs them.
 _HEAD = "display:flex;flex-wrap:wrap;gap:2px 8px;align-items:baseline"
+_GAP = '<span style="flex:1"></span>'
 _SMALL = f"color:{GREY};font-size:12px"
 _BUTTON = 'type="button" class="fnb-button fnb-live" style="display:none"'
 _LOG = (
@@ -78,7 +80,7 @@ def run_html(
     head = [
         f'<b style="overflow-wrap:anywhere">{escape(s.name)}</b>',
         f'<span class="fnb-soft" style="{MONO}">{escape(s.task_type)}</span>',
-        '<span style="flex:1"></span>',
+        _GAP,
         f'<span class="fnb-{kind}" role="status" aria-live="off" style="color:{colour};font-weight:600;white-space:nowrap">'
         f"{sign} {escape(word)}</span>",
         _elapsed(s, live),
@@ -105,9 +107,9 @@ def run_html(
             f'aria-label="Copy what names run {escape(s.id)} and its job">Copy</button>'
         )
     parts = [
-        f'<div style="{_HEAD}">{"".join(head)}</div>',
+        f'<div style="{_HEAD}">{" ".join(head)}</div>',
         bar(s),
-        f'<div style="{_HEAD}">{"".join(left)}<span style="flex:1"></span>{"".join(right)}</div>',
+        f'<div style="{_HEAD}">{" ".join((*left, _GAP, *right))}</div>',
     ]
     parts += [f'<div class="fnb-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
     if captured and not s.done:
@@ -317,8 +319,8 @@ def group_html(
             f'<tr style="{_TR}"><td colspan="7" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
         )
     head = (
-        f'<div style="{_HEAD}"><b>{escape(name)}</b><span style="flex:1"></span>'
-        f'<span class="fnb-soft" role="status" aria-live="off" style="{_SMALL}">{escape(summary)}</span>'
+        f'<div style="{_HEAD}"><b>{escape(name)}</b> {_GAP} '
+        f'<span class="fnb-soft" role="status" aria-live="off" style="{_SMALL}">{escape(summary)}</span> '
         f'<span class="fnb-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
     return frame(

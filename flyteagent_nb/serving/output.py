@@ -138,8 +138,7 @@ class OutputBuffer:
 
     def _add(self, lines: list[str]) -> None:
         self._count += len(lines)
-        if self._masking.active:
-            lines = [self._masking.text(line) for line in lines]
+        lines = self._masking.lines(lines)
         tail, size = self._tail, self._tail_text
         for line in lines:
             if self._head_open:
