@@ -72,9 +72,11 @@ def test_start_sets_and_stop_puts_back(sandboxes: Sandboxes) -> None:
     assert status == sandboxes.status("scripted")[0]
     assert (status.state, status.is_own, status.variables) == ("running", False, VARIABLES)
     assert os.environ["SCRIPTED_PORT"] == str(status.ports[0]) and ask(status.ports[0]) and ScriptedStandIn.attached
+    assert sandboxes.variables() == VARIABLES
     assert sandboxes.stand_in_for("scripted") == sandboxes.stand_in_for("echo") == TOLD
     assert sandboxes.stand_in_for("noop") == ""
     assert sandboxes.stop("scripted") and not sandboxes.stop("scripted")
+    assert sandboxes.variables() == ()
     assert not ask(status.ports[0]) and not ScriptedStandIn.attached and "SCRIPTED_PORT" not in os.environ
     assert sandboxes.stand_in_for("scripted") == ""
 
