@@ -42,12 +42,15 @@ class ServiceVerbs:
             for unknown in config.unknown:
                 self._workspace.notice(f"note: {arguments.source}, {unknown} is not known here, and does nothing")
         elif arguments.service_name and arguments.address:
+            token = _token(arguments.token_file) if arguments.token_file else None
+            if token is not None:
+                self._workspace.masking.add(token)
             made = [
                 connections.connect(
                     arguments.service_name,
                     arguments.address,
                     tls=_tls(arguments),
-                    token=_token(arguments.token_file) if arguments.token_file else None,
+                    token=token,
                     deadlines=dict(_deadline(*each) for each in arguments.deadline),
                     outputs=arguments.output_prefix,
                 )

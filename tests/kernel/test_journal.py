@@ -142,8 +142,8 @@ import flyteagent_nb
 from scripted_tasks import until
 workspace = flyteagent_nb.get_workspace()
 runs = {name: flyteagent_nb.submit(task, x=x) for x, (name, task) in enumerate({
-    "numbers": numbers, "table": table, "point": point, "again": point, "inner": of_inner, "task": of_inner, "cancel": numbers, "two": numbers,
-    "all": numbers}.items())}
+    "numbers": numbers, "table": table, "point": point, "again": point, "inner": of_inner, "task": of_inner, "cancel": numbers,
+    "two": numbers, "all": numbers}.items())}
 runs["done"] = flyteagent_nb.submit(at_once, x=40)
 runs["job"] = flyteagent_nb.submit(hanging, x=50)
 runs["gone"] = flyteagent_nb.submit(hanging, x=51)
@@ -237,7 +237,9 @@ def test_the_list_tells_which_are_open_and_which_are_unknown(story: Story) -> No
     text = story.kernel.value("%agent runs --all")
     rows = {line.split()[0]: line for line in text.splitlines() if line.split()}
     for name, run_id in story.ids.items():
-        words = {"done": "succeeded", "job": "unknown", "gone": "unknown", "sync": "unknown"}.get(name, "open: its kernel ended")
+        words = {"done": "succeeded", "job": "unknown", "gone": "unknown", "sync": "unknown"}.get(
+            name, "open: its kernel ended"
+        )
         assert words in rows[run_id].lower(), (name, rows[run_id])
     assert story.kernel.value("runs = %agent runs\nlen(runs)") == "0"
     assert story.kernel.value("runs = %agent runs --all --phase UNKNOWN -n 2\nlen(runs)") == "2"
@@ -263,7 +265,10 @@ def test_an_agent_of_a_cell_that_is_gone_is_named(story: Story) -> None:
     cell = story.kernel.fails(f"%agent attach {story.ids['numbers']}")
     assert cell.ename == "TaskTypeNotFoundError"
     assert "needs the agent 'Cell Agent' of task type 'cell_job', which this kernel does not have" in cell.error
-    assert f"run the cell that defines it again, or import its plug-in; then %agent attach {story.ids['numbers']}" in cell.error
+    assert (
+        f"run the cell that defines it again, or import its plug-in; then %agent attach {story.ids['numbers']}"
+        in cell.error
+    )
     listed = story.kernel.ok("runs = %agent attach --all\nlen(runs)")
     assert listed.text == "0" and listed.stderr.count("needs the agent 'Cell Agent'") == 11
 
@@ -288,20 +293,28 @@ def test_once_its_cell_was_run_again_a_run_is_followed(agents: Story) -> None:
 
 
 def test_a_data_frame_comes_back(agents: Story) -> None:
-    assert agents.kernel.value(f"run = %agent attach {agents.ids['table']}\nframe = await run\ntype(frame), list(frame.a)") == (
-        "(<class 'pandas.core.frame.DataFrame'>, [1, 2])"
-    )
+    assert agents.kernel.value(
+        f"run = %agent attach {agents.ids['table']}\nframe = await run\ntype(frame), list(frame.a)"
+    ) == ("(<class 'pandas.core.frame.DataFrame'>, [1, 2])")
 
 
 def test_what_is_guessed_is_said_and_a_class_that_is_there_again_is_used(agents: Story) -> None:
     kernel, ids = agents.kernel, agents.ids
     kernel.ok("globals().pop('Point', None)")
-    text = kernel.value(f"run = %agent attach {ids['point']}\nvalue = await run\ntype(value).__name__, value.a, value.b, run.snapshot.notes")
-    assert "2, 'two'" in text and "output 'o0' is read as" in text and "which is a guess: __main__:Point is not there" in text
+    kernel.ok(f"run = %agent attach {ids['point']}\nvalue = await run")
+    text = kernel.value("type(value).__name__, value.a, value.b, run.snapshot.notes")
+    assert (
+        "2, 'two'" in text
+        and "output 'o0' is read as" in text
+        and "which is a guess: __main__:Point is not there" in text
+    )
     assert f"%agent attach {ids['point']} --task TASK knows it" in text
     assert "which is a guess" in kernel.value(f"%agent show {ids['point']}")
     kernel.ok("@dataclass\nclass Point:\n    a: int\n    b: str")
-    assert kernel.value(f"run = %agent attach {ids['again']}\nvalue = await run\nvalue, run.snapshot.notes") == "(Point(a=3, b='two'), ())"
+    assert (
+        kernel.value(f"run = %agent attach {ids['again']}\nvalue = await run\nvalue, run.snapshot.notes")
+        == "(Point(a=3, b='two'), ())"
+    )
 
 
 def test_a_task_says_the_types(agents: Story) -> None:
@@ -311,7 +324,9 @@ def test_a_task_says_the_types(agents: Story) -> None:
     kernel.ok(TASKS)
     assert kernel.value(f"run = %agent attach {ids['task']} --task of_inner\nawait run").endswith("Inner(a=5, b='two')")
     # One that has ended is read again with another word on its types.
-    assert kernel.value(f"run = %agent attach {ids['inner']} --task of_inner\nawait run").endswith("Inner(a=4, b='two')")
+    assert kernel.value(f"run = %agent attach {ids['inner']} --task of_inner\nawait run").endswith(
+        "Inner(a=4, b='two')"
+    )
     cell = kernel.fails(f"%agent attach {ids['inner']} --task nothing_of_that_name")
     assert cell.ename == "ArgumentError"
 
@@ -322,9 +337,7 @@ def test_a_run_that_had_ended_gives_its_outputs(agents: Story) -> None:
 
 
 def test_plain_calls_and_workflows_are_followed_too(agents: Story) -> None:
-    found = {
-        agents.kernel.value(f"run = %agent attach {agents.ids[name]}\nawait run") for name in ("called", "flow")
-    }
+    found = {agents.kernel.value(f"run = %agent attach {agents.ids[name]}\nawait run") for name in ("called", "flow")}
     assert found == {"[70, 71]", "[80, 81]"}
 
 
@@ -429,7 +442,9 @@ def test_unloaded_and_loaded_again_in_one_kernel(new_kernel: NewKernel, tmp_path
     assert "3 runs of earlier kernels are still open" in cell.stdout
     kernel.ok(AGENT.replace("self.created = 0", "self.created = 0; agent = self"))
     (tmp_path / "jobs" / "go").write_text("")
-    assert kernel.value("runs = %agent attach --all\n[await run for run in reversed(runs)]") == "[[0, 1], [1, 2], [2, 3]]"
+    assert (
+        kernel.value("runs = %agent attach --all\n[await run for run in reversed(runs)]") == "[[0, 1], [1, 2], [2, 3]]"
+    )
     assert kernel.value("agent.created") == "0"
     assert kernel.value("sorted(run.id for run in runs)") == str(sorted(ids))
 
@@ -458,7 +473,11 @@ def test_a_create_under_way_at_the_shutdown_is_on_record(new_kernel: NewKernel, 
     kernel = new_kernel(**environment(tmp_path))
     on_path(kernel)
     kernel.ok(LOAD)
-    kernel.ok(AGENT.replace('        if custom.get("hangs"):\n            threading.Event().wait()\n', "        time.sleep(0.4)\n"))
+    kernel.ok(
+        AGENT.replace(
+            '        if custom.get("hangs"):\n            threading.Event().wait()\n', "        time.sleep(0.4)\n"
+        )
+    )
     kernel.ok(TASKS)
     kernel.ok(
         "import flyteagent_nb\nfrom scripted_tasks import until\nruns = [flyteagent_nb.submit(numbers, x=x) for x in range(3)]\n"
