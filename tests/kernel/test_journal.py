@@ -227,7 +227,7 @@ def test_loading_says_what_is_open(story: Story) -> None:
     first, second = story.said.splitlines()
     assert "an agent service starts" in first
     assert re.match(
-        r"14 runs of earlier kernels are still open: \w+ \(makes_numbers\), \w+ \(makes_\w+\), \w+ \(makes_\w+\), \.\.\. "
+        r"14 runs of earlier kernels are still open: \w+ \(makes_numbers\), \w+ \(makes_\w+\), \w+ \(makes_\w+\) and 11 more\. "
         r"%agent attach --all goes on with them\.$",
         second,
     )
