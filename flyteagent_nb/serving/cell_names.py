@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-
-_CELL_FILE = re.compile(r"(?:[^\s\"']*[/\\])?ipykernel_\d+[/\\]\d+\.py|<ipython-input-\d+-[0-9a-f]+>")
 
 
 def name_cells(text: str) -> str:
@@ -13,9 +10,10 @@ def name_cells(text: str) -> str:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     names = getattr(getattr(shell, "compile", None), "_filename_map", {})  # IPython's own, for its tracebacks
-
-    def name(found: re.Match[str]) -> str:
-        number = names.get(found[0])
-        return f"Cell In[{number}]" if number is not None else found[0]
-
-    return _CELL_FILE.sub(name, text) if names else text
+    if "ipykernel_" not in text and "<ipython-input-" not in text:
+        return text
+    # By their names, not by a pattern: an agent's text may be a megabyte in one word.
+    for file, number in tuple(names.items()):
+        if file in text:
+            text = text.replace(file, f"Cell In[{number}]")
+    return text
