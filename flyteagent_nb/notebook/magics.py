@@ -11,7 +11,6 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError, closest
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
-from flyteagent_nb.notebook.service_verbs import ServiceVerbs
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
 from flyteagent_nb.notebook.waiting import stop_guard
 from flyteagent_nb.plugins import hint_of_type
@@ -81,6 +80,8 @@ class AgentMagics(Magics):
         self._workspace.wait()
         if arguments.verb is None:
             return self._showing.panel()
+        from flyteagent_nb.notebook.service_verbs import ServiceVerbs  # it brings grpc, for which a load does not wait
+
         record, services = RecordVerbs(self._workspace, self.shell), ServiceVerbs(self._workspace)
         verbs: dict[str, Callable[[AgentArguments], Any]] = {
             "types": self._types,
@@ -108,6 +109,8 @@ class AgentMagics(Magics):
 
     def _types(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.requirements import notes_of
+
+        from flyteagent_nb.notebook.service_verbs import ServiceVerbs
 
         routed = ServiceVerbs(self._workspace).table()
         if routed is not None:
