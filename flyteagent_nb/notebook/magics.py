@@ -109,7 +109,6 @@ class AgentMagics(Magics):
 
     def _types(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.requirements import notes_of
-
         from flyteagent_nb.notebook.service_verbs import ServiceVerbs
 
         routed = ServiceVerbs(self._workspace).table()
