@@ -89,6 +89,7 @@ class Workspace:
         self._kept: KeptRuns | None = None
         self._retaining = threading.Lock()
         self._to_retain: Settings | None = None
+        self._swept = False  # of files that no run knows; once in a process
         self._connections: Connections | None = None
         self.kernel_id = ""
         self.catalog.subscribe(self._catalog_changed)
@@ -268,7 +269,8 @@ class Workspace:
             kept = self._kept
             try:
                 if kept is not None and wanted is not None:
-                    kept.prune(wanted.runs_kept, wanted.days_kept, dry_run=False)
+                    kept.prune(wanted.runs_kept, wanted.days_kept, dry_run=False, strays=not self._swept)
+                    self._swept = True
             except JournalError:
                 pass  # it cannot be written, which was told; what is too much goes another time
             finally:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 LAZY = 0.05
 """Seconds that a change may wait to be written together with others; an intent does not wait."""
 
+GATHER = 0.005
+"""Seconds that an intent does wait where there are more than FEW runs: a transaction for each would cost more than their calls."""
+
+FEW = 16
+
 BUSY = 10.0
 """Seconds that a write waits for another kernel's."""
 
@@ -63,6 +68,9 @@ class Book(Protocol):
 
     def has_more(self) -> bool:
         """Whether something has come up."""
+
+    def following(self) -> int:
+        """How many runs this kernel follows."""
 
     def write_first(self, connection: sqlite3.Connection, owner: str) -> None:
         """Write what the work that was put may stand on."""
@@ -145,7 +153,8 @@ class Writer:
                 return refused
             self._work.append(_Work(do, answer, run_id))
             self._start()
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         if answer is not None:
             self._urgent.set()
         return None
@@ -157,7 +166,7 @@ class Writer:
                 if self._refused() is not None:
                     return
                 self._start()
-        if not self.trouble:
+        if not self.trouble and not self._wake.is_set():
             self._wake.set()
 
     def ask(self, do: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -188,7 +197,7 @@ class Writer:
             return
         timer = loop.call_later(limit or STUCK, answer.set_result if limit else self.abandon, None)
         try:
-            await asyncio.shield(answer.on_loop)
+            await answer.on_loop
         finally:
             timer.cancel()
 
@@ -233,8 +242,8 @@ class Writer:
             self._wake.wait(max(0.01, min(RENEW, self._due - time.monotonic())) if self.trouble else RENEW)
             self._wake.clear()
             closing = self._closed  # read after the clear: a close in between sets it again
-            if not closing:
-                self._urgent.wait(LAZY)
+            if not closing and self._urgent.wait(LAZY) and self._book.following() > FEW:
+                time.sleep(GATHER)
             self._urgent.clear()
             if self.trouble:
                 if not self._final and (closing or time.monotonic() >= self._due):
@@ -242,7 +251,8 @@ class Writer:
                 if closing or self._final:
                     break
                 continue
-            sign = time.monotonic() - signed >= RENEW  # a clock that is set must not keep it silent
+            # By a clock that nobody sets. Who follows nothing may be silent.
+            sign = time.monotonic() - signed >= RENEW and bool(self._work or self._book.following())
             if self._work or sign or self._book.has_more():
                 if self._group(sign) and sign:
                     signed = time.monotonic()
@@ -310,8 +320,10 @@ class Writer:
         self._warn(f"note: the journal in {self._folder} is written again, with the runs that are under way.")
 
     def _open(self, sign: bool = False) -> tuple[sqlite3.Connection, Claim]:
+        if self._connection is not None and not sign and self.claim is not None:
+            return self._connection, self.claim
         path = self._folder / FILE
-        if self._connection is not None and sign and _identity(path) != self._file:
+        if self._connection is not None and _identity(path) != self._file:
             self._disconnect()  # another kernel put it aside, or somebody removed it
         if self._connection is None:
             self._connection = prepare(self._folder, BUSY)

@@ -266,10 +266,12 @@ class KeptRuns:
 
     # --- forgetting and settling ---
 
-    def prune(self, runs_kept: int, days_kept: float, *, dry_run: bool) -> list[str]:
-        """Forget what has ended and is too old or too much; the ids, oldest first."""
+    def prune(self, runs_kept: int, days_kept: float, *, dry_run: bool, strays: bool = True) -> list[str]:
+        """Forget what has ended and is too old or too much; the ids, oldest first. The arguments are those of :func:`retention.prune`."""
         journal = self._journal
-        return retention.prune(journal, runs_kept, days_kept, dry_run=dry_run) if journal is not None else []
+        if journal is None:
+            return []
+        return retention.prune(journal, runs_kept, days_kept, dry_run=dry_run, strays=strays)
 
     def settle(self, run_id: str, *, job: bytes | None) -> RunSnapshot:
         """Say what became of a create that has no answer on record.

@@ -24,10 +24,18 @@ _OF_A_RUN = re.compile(r"([0-9a-f]{10})(?:-\d+|\.log)")
 """What a run leaves in the folder of runs: a folder for each attempt, and its captured output."""
 
 
-def prune(journal: SQLiteJournal, runs_kept: int, days_kept: float, *, dry_run: bool = False) -> list[str]:
+def prune(
+    journal: SQLiteJournal, runs_kept: int, days_kept: float, *, dry_run: bool = False, strays: bool = True
+) -> list[str]:
     """Forget what has ended and is too old or too much, with its files; the ids, oldest first.
 
-    Files that no run on record knows, and that have not changed for ``days_kept`` days, go too: their kernel ended in between.
+    Args:
+        journal: where the runs are on record.
+        runs_kept: how many may have ended.
+        days_kept: how long ago; 0 for no limit.
+        dry_run: only tell.
+        strays: look also for files that no run on record knows, and that have not changed for ``days_kept`` days: their kernel ended
+            in between.
 
     Raises:
         JournalError: the journal cannot be written.
@@ -43,9 +51,9 @@ def prune(journal: SQLiteJournal, runs_kept: int, days_kept: float, *, dry_run: 
     if ids:
         journal.remove(ids)
         remove_files(found)
-    if before:
+    if strays and before:
         _remove_strays(journal, before)
-    if not is_remote(shelf.folder):
+    if strays and not is_remote(shelf.folder):
         remove_free_locks(shelf.folder / "owners", time.time() - _DAY)
     return ids
 

@@ -36,6 +36,7 @@ CREATE TABLE run (
 );
 CREATE INDEX run_submitted ON run (submitted);
 CREATE INDEX run_open ON run (submitted, owner) WHERE ended IS NULL;
+CREATE INDEX run_ended ON run (submitted, ended) WHERE ended IS NOT NULL;
 CREATE TABLE attempt (
   run TEXT NOT NULL, number INTEGER NOT NULL, service TEXT NOT NULL, prefix TEXT NOT NULL, meta BLOB, outcome TEXT NOT NULL,
   message TEXT NOT NULL, intended REAL NOT NULL, PRIMARY KEY (run, number)
@@ -204,9 +205,10 @@ class Shelf:
         """The (id, folder) of runs that have ended and are older than ``before`` or more than ``kept``, oldest first."""
         with self._reading() as connection:
             if connection is not None:
+                # The index tells which; the rows are read of those alone.
                 sql = (
-                    "SELECT id, folder FROM (SELECT id, folder, ended, submitted, row_number() OVER (ORDER BY submitted DESC) AS n "
-                    "FROM run WHERE ended IS NOT NULL) WHERE n > ? OR ended < ? ORDER BY submitted"
+                    "SELECT id, folder FROM run WHERE rowid IN (SELECT rowid FROM run WHERE ended IS NOT NULL ORDER BY submitted DESC "
+                    "LIMIT -1 OFFSET ?) OR rowid IN (SELECT rowid FROM run WHERE ended IS NOT NULL AND ended < ?) ORDER BY submitted"
                 )
                 return connection.execute(sql, (kept, before)).fetchall()
         return []

@@ -280,6 +280,10 @@ class SQLiteJournal(MemoryJournal):
         """Whether a run has begun, or has a new state."""
         return bool(self._states or self._begun)
 
+    def following(self) -> int:
+        """How many runs this kernel follows."""
+        return len(self._followed)
+
     def write_first(self, connection: sqlite3.Connection, owner: str) -> None:
         """Write the runs that have begun, whose attempts may be among the work."""
         self._insert(connection, owner, {}, {})
