@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 BLUE, GREEN, RED, ORANGE, GREY = "#1f7fd0", "#2c8c3c", "#d8453c", "#b3690a", "#7a7a7a"
 
 
+_TERMINAL, _LEAST = 120, 30
+"""Characters of a line of a table, and of its last column at the least."""
+
+
 class Look(NamedTuple):
     """How a phase is told: by a word and a shape, not by colour alone.
 
@@ -161,14 +165,21 @@ def _text_or_link(label: str, text: str) -> str:
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> str:
-    """A table in aligned columns."""
+    """A table in aligned columns, whose last one is folded where it goes past a terminal's width."""
     cells = [list(row) for row in rows]
     if not cells:
         return empty
     widths = [max(len(columns[i]), *(len(row[i]) for row in cells)) for i in range(len(columns))]
-    lines = ["  ".join(column.ljust(width) for column, width in zip(columns, widths, strict=True)).rstrip()]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join(lines)
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = max(_LEAST, _TERMINAL - before)
+    lines = []
+    for row in (columns, *cells):
+        folded = textwrap.wrap(row[-1], room) or [""]
+        lines.append(
+            "".join(f"{cell:<{width}}  " for cell, width in zip(row[:-1], widths[:-1], strict=True)) + folded[0]
+        )
+        lines += [" " * before + rest for rest in folded[1:]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def table_html(

@@ -121,7 +121,7 @@ class Kernel:
     """A kernel process and a client of it. Use it in a ``with`` statement.
 
     Args:
-        folder: an empty folder for its kernel spec, its log and its temporary files.
+        folder: an empty folder for its kernel spec, its log, its temporary files and, where ``env`` names no other, its journal.
         env: environment variables beside this process's own.
         python: the interpreter; this one where nothing is said.
     """
@@ -137,7 +137,12 @@ class Kernel:
         self._log = self._log_path.open("w")
         specs = KernelSpecManager(kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False)
         self.manager = KernelManager(kernel_name="here", kernel_spec_manager=specs)
-        self._env = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT), **(env or {})}
+        own = {
+            "TMPDIR": str(self.temporary),
+            "PYTHONPATH": str(ROOT),
+            "FLYTEAGENT_NB_DATA_FOLDER": str(folder / "data"),
+        }
+        self._env = {**os.environ, **own, **(env or {})}
         self._env.pop("GRPC_ENABLE_FORK_SUPPORT", None)  # conftest.py sets it; a person has not
         self._cells: dict[str, Cell] = {}
         self._idle: set[str] = set()

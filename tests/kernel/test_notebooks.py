@@ -48,8 +48,9 @@ FAILING = [*CELLS[:2], "%%agent_task scripted\nphases: [FAILED]\nmessage: it rai
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("FLYTEAGENT_NB_DATA_FOLDER", str(tmp_path / "data"))  # no run of another kernel is told of
     monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
 
 
@@ -152,16 +153,13 @@ def runs() -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(runs: dict[str, Any], tmp_path: Path) -> Any:
     """Runs a notebook of the repository, once."""
 
     def run(name: str) -> Any:
         if name not in runs:
             for module in NEEDS.get(name, ()):
                 pytest.importorskip(module)
-            monkeypatch.setenv(
-                "FLYTEAGENT_NB_DATA_FOLDER", str(tmp_path / "data")
-            )  # no run of another kernel is told of
             made = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
             where = {"metadata": {"path": str(tmp_path)}}
             runs[name] = nbclient.NotebookClient(made, timeout=60, kernel_name="python3", resources=where).execute()

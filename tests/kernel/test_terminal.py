@@ -31,6 +31,7 @@ class Terminal:
             "PYTHONPATH": str(ROOT),
             "TERM": "dumb",
             "TMPDIR": folder,
+            "FLYTEAGENT_NB_DATA_FOLDER": f"{folder}/data",
             "IPYTHONDIR": f"{folder}/ipython",
         }
         env.pop("GRPC_ENABLE_FORK_SUPPORT", None)
@@ -105,7 +106,7 @@ def test_the_verbs_read_well_without_a_page(terminal: Terminal) -> None:
         shown = terminal.run(line)
         assert told in shown, (line, shown)
         assert "<div" not in shown and "object at 0x" not in shown
-        assert max(len(each) for each in shown.splitlines()) <= 160
+        assert max(len(each) for each in shown.splitlines()) <= 140
 
 
 def test_an_error_is_a_few_lines(terminal: Terminal) -> None:
