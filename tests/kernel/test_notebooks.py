@@ -130,7 +130,7 @@ VARIES = (
     (r"\b[0-9a-f]{10}\b", "ID"),
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"(?m)^warning: agent .* blocked the event loop for .*\n", ""),  # on a busy machine
-    (r"(?m)^.*\bflytekitplu.*\n", ""),  # not there on each Python, and cut where there is little room
+    (r"(?m)^.*\bflytekitplu.*\n( {9,}.*\n)*", ""),  # not there on each Python, and cut where there is little room
     (r"(?m)^.* \(again\)\n", ""),
     (r"(?m)^ *[~^][~^ ]*\n", ""),  # where in the line an error was, which each Python tells in its own way
     (r"\b(\d+ (s|min|h) ago|now)\b", "THEN"),
