@@ -170,6 +170,30 @@ def test_an_update_does_not_go_to_the_capture_of_another_cell(page: Page, shell:
     assert captured.kept[-1]["update"] and captured.kept[-1]["data"]["text/plain"] == "7 over"
 
 
+def test_a_block_that_ends_while_it_is_being_shown_leaves_its_end(page: Page, shell: Shell) -> None:
+    page.show(Told(page))  # the page's thread runs
+    block = Told(page)
+    publish = shell.display_pub.publish
+
+    def slowly(**content: Any) -> None:
+        block.ended = True
+        for _ in range(2):  # the second look comes after what the first one did
+            looked = threading.Event()
+            page.touch(block)
+            page._commands.append(looked.set)
+            page._wake.set()
+            assert looked.wait(LIMIT)
+        publish(**content)
+
+    shell.display_pub.publish = slowly
+    page.show(block)
+    page.after_cell()
+    of_block = [
+        c["data"]["text/plain"] for _, _, c in shell.display_pub.sent if c["transient"]["display_id"] == block.id
+    ]
+    assert of_block == ["0", "0 over"]
+
+
 def test_what_is_shown_later_is_shown_in_its_cell_unless_it_has_ended(page: Page, shell: Shell) -> None:
     cell: contextvars.ContextVar[str] = contextvars.ContextVar("cell", default="none")
     seen: list[str] = []

@@ -151,13 +151,12 @@ class Page:
             self._publish(block, update=False)
             return
         self._connect()
-        self._blocks[block.id] = block
+        live = block.live
         self._publish(block, update=False)
-        if block.live:
+        if live:  # known to the page's thread only now: what it sends before there is something to replace is lost
+            self._blocks[block.id] = block
             self._start()
-            self.touch(block)
-        else:
-            del self._blocks[block.id]
+            self.touch(block)  # it may have ended meanwhile
 
     def show_later(self, block: Block, seconds: float) -> None:
         """Show a block in the cell that runs now, in so many seconds, unless it has ended by then; whatever the main thread does."""
