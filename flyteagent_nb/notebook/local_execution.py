@@ -38,12 +38,15 @@ class LocalExecution:
         from flytekit import FlyteContextManager
         from flytekit.core.array_node_map_task import ArrayNodeMapTask
         from flytekit.core.base_task import Task
+        from flytekit.core.type_engine import TypeTransformerFailedError
         from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
+        from flyteagent_nb.running.tasks import check_names, in_own_contexts, input_error
+
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
-        showing, workflow_call = self._showing, WorkflowBase.__call__
+        showing, task_call, workflow_call = self._showing, Task.__call__, WorkflowBase.__call__
         sandbox_execute = Task.sandbox_execute
         raw_execute = ArrayNodeMapTask._raw_execute
 
@@ -60,15 +63,29 @@ class LocalExecution:
         def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
             return run_values(task, kwargs)
 
-        def call(workflow: WorkflowBase, *args: Any, **kwargs: Any) -> Any:
-            if FlyteContextManager.current_context().compilation_state is not None:
-                return workflow_call(workflow, *args, **kwargs)
+        def call_task(task: PythonTask[Any], *args: Any, **kwargs: Any) -> Any:
+            each = task.python_function_task if isinstance(task, ArrayNodeMapTask) else task
+            if _compiling() or not through_agent(each):
+                return in_own_contexts(task_call, task, *args, **kwargs)
+            check_names(task, kwargs, len(args))
+            try:
+                return in_own_contexts(task_call, task, *args, **kwargs)
+            except TypeTransformerFailedError as error:
+                if not str(error).startswith(f"Failed to convert inputs of task '{task.name}'"):
+                    raise
+                given = {**dict(zip(task.python_interface.inputs, args, strict=False)), **kwargs}
+                raise input_error(task, given, error) from error
+
+        def call_workflow(workflow: WorkflowBase, *args: Any, **kwargs: Any) -> Any:
+            if _compiling():
+                return in_own_contexts(workflow_call, workflow, *args, **kwargs)
             with showing.group(workflow.name):
-                return workflow_call(workflow, *args, **kwargs)
+                return in_own_contexts(workflow_call, workflow, *args, **kwargs)
 
         self._patch(FlyteContextManager, "initialize", staticmethod(keep_interrupts(FlyteContextManager.initialize)))
         self._patch(Task, "sandbox_execute", run_or_pass)
-        self._patch(WorkflowBase, "__call__", call)
+        self._patch(Task, "__call__", call_task)
+        self._patch(WorkflowBase, "__call__", call_workflow)
         self._patch(ArrayNodeMapTask, "_raw_execute", map_over)
         # Reached only by code that calls `task.execute(...)` itself.
         self._patch(AsyncConnectorExecutorMixin, "execute", execute)
@@ -116,7 +133,10 @@ class LocalExecution:
 
     def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
         """A map task: one run for each element, as many at a time as its concurrency says."""
+        from flyteagent_nb.running.tasks import complete_inputs
+
         task = mapped.python_function_task
+        complete_inputs(mapped, inputs)
         names = list(mapped.interface.inputs)
         over = [name for name in names if isinstance(inputs[name], list) and name not in mapped.bound_inputs]
         count = len(inputs[over[0]]) if over else 0
@@ -147,3 +167,10 @@ class LocalExecution:
         if not mapped.interface.outputs:
             return []
         return [None if run.error is not None else run.result() for run in runs]
+
+
+def _compiling() -> bool:
+    """Whether flytekit is putting a workflow together, and runs nothing."""
+    from flytekit import FlyteContextManager
+
+    return FlyteContextManager.current_context().compilation_state is not None

@@ -12,6 +12,7 @@ import datetime
 import dis
 import functools
 import os
+import re
 import sys
 import typing
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from flyteidl.core import literals_pb2
 from flytekit import FlyteContext, FlyteContextManager
 from flytekit.configuration import FastSerializationSettings, ImageConfig, SerializationSettings
 from flytekit.core.context_manager import flyte_context_Var
+from flytekit.core.promise import Promise
 from flytekit.core.python_auto_container import PICKLE_FILE_PATH, default_notebook_task_resolver
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlying_type
@@ -35,11 +37,12 @@ from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, clo
 from flyteagent_nb.running.wording import secret_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from flyteidl.core.tasks_pb2 import TaskTemplate
     from flytekit.core.base_task import PythonTask
+    from flytekit.core.type_engine import TypeTransformerFailedError
 
 T = TypeVar("T")
 
@@ -90,6 +93,20 @@ def in_context(context: FlyteContext, work: Callable[..., T], *args: Any) -> T:
     return contextvars.copy_context().run(call)
 
 
+def in_own_contexts(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """``call(*args, **kwargs)`` with a list of flytekit's contexts of its own.
+
+    ``asyncio.to_thread`` copies the ContextVar and shares the list in it: calls on several threads would push onto one stack, and take each
+    other's context for their own.
+    """
+    FlyteContextManager.current_context()  # makes one in a thread that has none
+    token = flyte_context_Var.set(list(flyte_context_Var.get()))
+    try:
+        return call(*args, **kwargs)
+    finally:
+        flyte_context_Var.reset(token)
+
+
 def call_of(
     task: PythonTask[Any],
     inputs: Mapping[str, Any],
@@ -112,7 +129,7 @@ def call_of(
         CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
     """
     interface = task.python_interface
-    values = _complete(task, inputs)
+    values = complete_inputs(task, inputs)
     template = template_of(task, context=context, code=code, code_folder=code_folder)
     literals: literals_pb2.LiteralMap | None = None
     prepare = None
@@ -146,7 +163,7 @@ def call_of_literals(
     """
     literals = inputs.to_flyte_idl()
     if len(literals.literals) < len(task.python_interface.inputs):
-        defaults = {k: v for k, v in _complete(task, dict(inputs.literals)).items() if k not in inputs.literals}
+        defaults = {k: v for k, v in complete_inputs(task, dict(inputs.literals)).items() if k not in inputs.literals}
         for name, literal in _convert_inputs(task, context, defaults).literals.items():
             literals.literals[name].CopyFrom(literal)
     return TaskCall(
@@ -251,18 +268,50 @@ def _as_literals(outputs: literals_pb2.LiteralMap) -> tuple[dict[str, Any], Any]
     return dict(outputs.literals), LiteralMap.from_flyte_idl(outputs)
 
 
-def _complete(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs in the interface's order, with its defaults."""
-    interface = task.python_interface
-    for name in inputs:
-        if name not in interface.inputs:
-            near = closest(name, interface.inputs)
+def check_names(task: PythonTask[Any], names: Iterable[str], positional: int = 0) -> None:
+    """Check the inputs that a call gives by name, and how many it gives by position.
+
+    Raises:
+        InputError: the task has no such input, or fewer inputs.
+    """
+    inputs = task.python_interface.inputs
+    for name in names:
+        if name not in inputs:
+            near = closest(name, inputs)
             raise InputError(
                 f"task '{task.name}' has no input '{name}'",
                 task=task.name,
                 name=name,
                 hint=(f"did you mean {near}? " if near else "") + f"its inputs are: {_signature(task) or 'none'}",
             )
+    if positional > len(inputs):
+        raise InputError(
+            f"task '{task.name}' takes {len(inputs)} input{'' if len(inputs) == 1 else 's'}, and was given {positional}",
+            task=task.name,
+            hint=f"its inputs are: {_signature(task) or 'none'}",
+        )
+
+
+def input_error(task: PythonTask[Any], inputs: Mapping[str, Any], error: TypeTransformerFailedError) -> InputError:
+    """flytekit's error on an input of a plain call as ours, which names the input and its type."""
+    text = str(error)
+    found = _FAILED_ARGUMENT.search(text)
+    name = found[1] if found else ""
+    if (
+        found is None or name not in inputs or isinstance(inputs[name], Promise)
+    ):  # another task's output has no value to show
+        return InputError(text, task=task.name, name=name, hint=f"its inputs are: {_signature(task)}")
+    return _wrong_input(task, name, inputs[name], task.python_interface.inputs[name], ValueError(found[2]))
+
+
+def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs in the interface's order, with its defaults.
+
+    Raises:
+        InputError: one that the task has not, or one that is missing.
+    """
+    check_names(task, inputs)
+    interface = task.python_interface
     complete: dict[str, Any] = {}
     missing = []
     for name, (python_type, default) in interface.inputs_with_defaults.items():
@@ -345,6 +394,7 @@ def _needs_code(task: PythonFunctionTask[Any]) -> bool:
     )
 
 
+_FAILED_ARGUMENT = re.compile(r"Failed argument '([^']+)': (.*)", re.DOTALL)
 _CONSTANT = frozenset({"LOAD_CONST", "RETURN_CONST"})
 _COROUTINE = frozenset({"RETURN_GENERATOR", "GEN_START", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"})
 _EMPTY_BODY = _CONSTANT | _COROUTINE | {"RESUME", "NOP", "RETURN_VALUE", "CACHE"}

@@ -84,9 +84,31 @@ ConnectorRegistry.register(Bad())
 """
 
 
+OF_TWO = """
+from flytekit import map_task
+from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.extend import TaskPlugins
+from flytekit.extend.backend.base_connector import SyncConnectorExecutorMixin
+
+class OfBad:
+    pass
+
+class OfBadTask(SyncConnectorExecutorMixin, PythonFunctionTask):
+    def __init__(self, task_config, task_function, **kwargs):
+        super().__init__(task_config=task_config, task_type="bad", task_function=task_function, **kwargs)
+
+TaskPlugins.register_pythontask_plugin(OfBad, OfBadTask)
+
+@task(task_config=OfBad())
+def of_two(a: int, b: str) -> int: return
+"""
+"""A cell: a function task of the bad agent, which can be mapped."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def bad(kernel: Kernel) -> None:
     kernel.ok(AGENTS)
+    kernel.ok(OF_TWO)
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +185,14 @@ def one_error(kernel: Kernel, code: str) -> str:
         ("%%agent_task\nscripted_task(inputs={'a': int})", "misses input 'a'"),
         ("%%agent_task -i a='x'\nscripted_task(inputs={'a': int})", "not str 'x'"),
         ("%%agent_task -i a=[1,2]\nscripted_task(inputs={'a': dict})", "not list [1, 2]"),
+        # the same in a plain call
+        ("scripted_task(inputs={'a': int})(a='x')", "input 'a' of task 'job' takes an int, not str 'x'"),
+        ("scripted_task(inputs={'a': int})('x')", "input 'a' of task 'job' takes an int, not str 'x'"),
+        ("scripted_task(inputs={'all': int})(al=3)", "did you mean all?"),
+        ("scripted_task(inputs={'a': int})(1, 2)", "takes 1 input, and was given 2"),
+        ("scripted_task(inputs={'a': int})()", "misses input 'a'"),
+        ("map_task(of_two)(a=[1])", "misses input 'b'"),
+        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of task"),
     ],
 )
 def test_bad_cells(kernel: Kernel, code: str, told: str) -> None:

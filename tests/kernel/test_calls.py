@@ -147,6 +147,13 @@ def test_from_an_async_cell(kernel: Kernel) -> None:
     assert kernel.value("await asyncio.to_thread(chained, a=1)") == "10"
 
 
+@pytest.mark.parametrize(("task", "value"), [("slow", "'slow'"), ("chained", "4 * a + 6")])
+def test_many_calls_in_threads_of_one_async_cell(kernel: Kernel, task: str, value: str) -> None:
+    """`asyncio.to_thread` shares flytekit's list of contexts between the threads; a call must not take another's for its own."""
+    kernel.ok(f"found = await asyncio.gather(*(asyncio.to_thread({task}, a=a) for a in range(13)))")
+    assert kernel.value(f"found == [{value} for a in range(13)] or found") == "True"
+
+
 def test_from_several_threads_at_once(kernel: Kernel) -> None:
     kernel.ok(
         "import concurrent.futures\n"
