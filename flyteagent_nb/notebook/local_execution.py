@@ -115,12 +115,15 @@ class LocalExecution:
         return runs_on_agent(task) or self._workspace.serves(task.task_type, task.task_type_version)
 
     def _run_literals(self, task: PythonTask[Any], context: FlyteContext, inputs: LiteralMap) -> LiteralMap:
+        from flyteagent_nb.running.tasks import convert_outputs
+
         self._workspace.wait()
         with self._showing.wait() as wait, stop_guard(self._workspace.config.stop_grace, wait) as guard:
             run = self._workspace.submit_literals(task, inputs, context)
             self._showing.started(run)
             guard.wait([run])
         literals: LiteralMap = run.result()
+        run.read_by(lambda: convert_outputs(task, context, literals.to_flyte_idl()))
         return literals
 
     def _run_values(self, task: PythonTask[Any], inputs: dict[str, Any]) -> Any:

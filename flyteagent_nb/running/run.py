@@ -150,13 +150,14 @@ class Run:
     It is made by :func:`flyteagent_nb.submit` and the magics. Ending a wait never ends the run: use :meth:`cancel`.
     """
 
-    __slots__ = ("__weakref__", "_control", "_future", "_outputs", "_returned", "_snapshot", "_watchers")
+    __slots__ = ("__weakref__", "_control", "_future", "_outputs", "_read", "_returned", "_snapshot", "_watchers")
 
     def __init__(self, snapshot: RunSnapshot, control: RunControl) -> None:
         self._snapshot = snapshot
         self._control = control
         self._outputs: dict[str, Any] | None = None
         self._returned: Any = None
+        self._read: Callable[[], tuple[dict[str, Any], Any]] | None = None
         self._watchers: list[Callable[[Run], object]] = []
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # so that cancelling a wait cannot cancel it
@@ -248,6 +249,7 @@ class Run:
     @property
     def outputs(self) -> dict[str, Any] | None:
         """Its outputs by name, as Python values, or None where it has not succeeded."""
+        self._convert()
         return None if self._outputs is None else dict(self._outputs)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -293,7 +295,17 @@ class Run:
         if error is not None:
             # A copy of the traceback would grow with each wait on the same error object.
             raise error.with_traceback(None)
+        self._convert()
         return self._returned
+
+    def read_by(self, read: Callable[[], tuple[dict[str, Any], Any]]) -> None:
+        """Let ``read()`` make values of its outputs when somebody asks: flytekit's engine took its literals, and few look at them again."""
+        self._read = read
+
+    def _convert(self) -> None:
+        if self._read is not None:
+            self._outputs, self._returned = self._read()
+            self._read = None
 
     def cancel(self) -> None:
         """Stop the job and end the run; returns at once. A run that has ended stays as it is."""

@@ -126,6 +126,13 @@ def test_calls(kernel: Kernel, call: str, value: str, runs: int) -> None:
     assert kernel.value("runs() - runs_before") == str(runs)
 
 
+def test_the_run_of_a_plain_call_has_its_values(kernel: Kernel) -> None:
+    """The engine takes literals; whoever looks at the run sees what the call returned."""
+    kernel.ok("inc(a=1)\nrun = %agent attach last")
+    assert kernel.value("run.outputs, run.result(), run.outputs") == "({'o0': 2}, 2, {'o0': 2})"
+    assert "o0: 2" in str(kernel.ok("run").shown["text/plain"])
+
+
 @pytest.mark.parametrize(
     "run",
     [
