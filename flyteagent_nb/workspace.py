@@ -410,13 +410,14 @@ class Workspace:
     ) -> TaskCall:
         """What :meth:`submit` would send: template and literals. The arguments and errors are the same."""
         from flyteagent_nb.running import tasks
+        from flyteagent_nb.running.contexts import current_context
 
         runner = self.runner
         self.masking.learn(self.sandboxes.variables())
         call = tasks.call_of(
             task,
             inputs,
-            context=tasks.current_context(),
+            context=current_context(),
             code=code or self.config.code,
             code_folder=runner.storage.root,
         )

@@ -32,7 +32,7 @@ from scripted import DoAgent, JobMeta, ScriptedAgent
 from scripted_tasks import PATIENCE, scripted_task
 
 from flyteagent_nb.errors import CodeLocationError, InputError, OutputError
-from flyteagent_nb.running import tasks
+from flyteagent_nb.running import contexts, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -498,7 +498,7 @@ def test_work_in_a_context_has_it_for_itself() -> None:
 
     copied = contextvars.copy_context()
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(copied.copy().run, tasks.in_context, context, work) for _ in range(4)]
+        futures = [pool.submit(copied.copy().run, contexts.in_context, context, work) for _ in range(4)]
         inside.wait(PATIENCE)
         assert FlyteContextManager.current_context() is before and FlyteContextManager.size() == depth
         leave.wait(PATIENCE)

@@ -42,7 +42,8 @@ class LocalExecution:
         from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
-        from flyteagent_nb.running.tasks import check_names, in_own_contexts, input_error
+        from flyteagent_nb.running.contexts import in_own_contexts
+        from flyteagent_nb.running.task_inputs import check_names, input_error
 
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
@@ -136,7 +137,7 @@ class LocalExecution:
 
     def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
         """A map task: one run for each element, as many at a time as its concurrency says."""
-        from flyteagent_nb.running.tasks import complete_inputs
+        from flyteagent_nb.running.task_inputs import complete_inputs
 
         task = mapped.python_function_task
         complete_inputs(mapped, inputs)

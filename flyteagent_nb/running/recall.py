@@ -12,7 +12,8 @@ from flytekit.models.types import LiteralType
 from google.protobuf.message import DecodeError
 
 from flyteagent_nb.errors import JournalError
-from flyteagent_nb.running.tasks import TaskCall, convert_as, current_context
+from flyteagent_nb.running.contexts import current_context
+from flyteagent_nb.running.tasks import TaskCall, convert_as
 from flyteagent_nb.running.type_records import type_of
 
 if TYPE_CHECKING:

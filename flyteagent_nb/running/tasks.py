@@ -7,42 +7,34 @@ converted on a worker thread, as flytekit's type engine may read, write and comp
 from __future__ import annotations
 
 import collections
-import contextvars
 import datetime
-import dis
 import functools
-import os
-import re
-import sys
-import typing
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteidl.core import literals_pb2
-from flytekit import FlyteContext, FlyteContextManager
 from flytekit.configuration import FastSerializationSettings, ImageConfig, SerializationSettings
-from flytekit.core.context_manager import flyte_context_Var
-from flytekit.core.promise import Promise
-from flytekit.core.python_auto_container import PICKLE_FILE_PATH, default_notebook_task_resolver
+from flytekit.core.python_auto_container import default_notebook_task_resolver
 from flytekit.core.python_function_task import PythonFunctionTask
-from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlying_type
 from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
-from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb import tables
-from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, closest
-from flyteagent_nb.running.wording import secret_hint
+from flyteagent_nb.errors import CodeLocationError, OutputError
+from flyteagent_nb.running.contexts import in_context
+from flyteagent_nb.running.notebook_code import needs_code, pickled
+from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
+from flyteagent_nb.running.wording import article, first_line, secret_hint, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from flyteidl.core.tasks_pb2 import TaskTemplate
+    from flytekit import FlyteContext
     from flytekit.core.base_task import PythonTask
-    from flytekit.core.type_engine import TypeTransformerFailedError
 
 T = TypeVar("T")
 
@@ -80,33 +72,6 @@ def runs_on_agent(task: Any) -> bool:
     return isinstance(task, (SyncConnectorExecutorMixin, AsyncConnectorExecutorMixin))
 
 
-def in_context(context: FlyteContext, work: Callable[..., T], *args: Any) -> T:
-    """``work(*args)`` with ``context`` as flytekit's current one.
-
-    flytekit keeps its contexts in a mutable list inside a ContextVar, which copied contexts share: so a list of its own.
-    """
-
-    def call() -> T:
-        flyte_context_Var.set([context])
-        return work(*args)
-
-    return contextvars.copy_context().run(call)
-
-
-def in_own_contexts(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """``call(*args, **kwargs)`` with a list of flytekit's contexts of its own.
-
-    ``asyncio.to_thread`` copies the ContextVar and shares the list in it: calls on several threads would push onto one stack, and take each
-    other's context for their own.
-    """
-    FlyteContextManager.current_context()  # makes one in a thread that has none
-    token = flyte_context_Var.set(list(flyte_context_Var.get()))
-    try:
-        return call(*args, **kwargs)
-    finally:
-        flyte_context_Var.reset(token)
-
-
 def call_of(
     task: PythonTask[Any],
     inputs: Mapping[str, Any],
@@ -136,9 +101,9 @@ def call_of(
     if all(isinstance(t, type) and t in PLAIN for t in interface.inputs.values()):
         literals = literals_pb2.LiteralMap()
         for name, value in values.items():
-            literals.literals[name].CopyFrom(_plain_literal(task, context, name, value, interface.inputs[name]))
+            literals.literals[name].CopyFrom(plain_literal(task, context, name, value, interface.inputs[name]))
     else:
-        prepare = functools.partial(in_context, context, _convert_inputs, task, context, values)
+        prepare = functools.partial(in_context, context, literals_of, task, context, values)
     return TaskCall(
         name=task.name,
         template=template,
@@ -164,7 +129,7 @@ def call_of_literals(
     literals = inputs.to_flyte_idl()
     if len(literals.literals) < len(task.python_interface.inputs):
         defaults = {k: v for k, v in complete_inputs(task, dict(inputs.literals)).items() if k not in inputs.literals}
-        for name, literal in _convert_inputs(task, context, defaults).literals.items():
+        for name, literal in literals_of(task, context, defaults).literals.items():
             literals.literals[name].CopyFrom(literal)
     return TaskCall(
         name=task.name,
@@ -186,7 +151,7 @@ def template_of(
         CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
     """
     settings = context.serialization_settings or _serialization_settings()
-    if not isinstance(task, PythonFunctionTask) or not _needs_code(task):
+    if not isinstance(task, PythonFunctionTask) or not needs_code(task):
         return _serialize(task, settings)
     if not code and task.container_image is None:
         raise CodeLocationError(
@@ -201,7 +166,7 @@ def template_of(
         return _serialize(task, settings)
     if code_folder is None:
         raise ValueError("a pickled function needs a folder")
-    location = _pickle(task, code_folder)
+    location = pickled(task, code_folder)
     fast = FastSerializationSettings(enabled=True, destination_dir=".", distribution_location=str(location))
     resolver = task.task_resolver
     task.set_resolver(default_notebook_task_resolver)
@@ -251,7 +216,7 @@ def _convert_outputs(
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
             wanted = tables.wanted(python_type) or python_type
             raise OutputError(
-                f"output '{name}' of task '{task_name}' does not become {_a(_type_name(wanted))}: {_first_line(error)}",
+                f"output '{name}' of task '{task_name}' does not become {article(type_name(wanted))}: {first_line(error)}",
                 task=task_name,
                 name=name,
                 hint=secret_hint(str(error))
@@ -268,107 +233,6 @@ def _as_literals(outputs: literals_pb2.LiteralMap) -> tuple[dict[str, Any], Any]
     return dict(outputs.literals), LiteralMap.from_flyte_idl(outputs)
 
 
-def check_names(task: PythonTask[Any], names: Iterable[str], positional: int = 0) -> None:
-    """Check the inputs that a call gives by name, and how many it gives by position.
-
-    Raises:
-        InputError: the task has no such input, or fewer inputs.
-    """
-    inputs = task.python_interface.inputs
-    for name in names:
-        if name not in inputs:
-            near = closest(name, inputs)
-            raise InputError(
-                f"task '{task.name}' has no input '{name}'",
-                task=task.name,
-                name=name,
-                hint=(f"did you mean {near}? " if near else "") + f"its inputs are: {_signature(task) or 'none'}",
-            )
-    if positional > len(inputs):
-        raise InputError(
-            f"task '{task.name}' takes {len(inputs)} input{'' if len(inputs) == 1 else 's'}, and was given {positional}",
-            task=task.name,
-            hint=f"its inputs are: {_signature(task) or 'none'}",
-        )
-
-
-def input_error(task: PythonTask[Any], inputs: Mapping[str, Any], error: TypeTransformerFailedError) -> InputError:
-    """flytekit's error on an input of a plain call as ours, which names the input and its type."""
-    text = str(error)
-    found = _FAILED_ARGUMENT.search(text)
-    name = found[1] if found else ""
-    if (
-        found is None or name not in inputs or isinstance(inputs[name], Promise)
-    ):  # another task's output has no value to show
-        return InputError(text, task=task.name, name=name, hint=f"its inputs are: {_signature(task)}")
-    return _wrong_input(task, name, inputs[name], task.python_interface.inputs[name], ValueError(found[2]))
-
-
-def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs in the interface's order, with its defaults.
-
-    Raises:
-        InputError: one that the task has not, or one that is missing.
-    """
-    check_names(task, inputs)
-    interface = task.python_interface
-    complete: dict[str, Any] = {}
-    missing = []
-    for name, (python_type, default) in interface.inputs_with_defaults.items():
-        if name in inputs:
-            complete[name] = inputs[name]
-        elif default is not None or _takes_none(python_type):
-            complete[name] = default
-        else:
-            missing.append(name)
-    if missing:
-        names = ", ".join(f"'{name}'" for name in missing)
-        raise InputError(
-            f"task '{task.name}' misses input{'s' if len(missing) > 1 else ''} {names}",
-            task=task.name,
-            name=missing[0],
-            hint=f"its inputs are: {_signature(task)}",
-        )
-    return complete
-
-
-def _plain_literal(
-    task: PythonTask[Any], context: FlyteContext, name: str, value: Any, python_type: type
-) -> literals_pb2.Literal:
-    transformer = TypeEngine.get_transformer(python_type)
-    expected = TypeEngine.to_literal_type(python_type)
-    try:
-        TypeEngine.to_literal_checks(value, python_type, expected)
-        transformer.assert_type(python_type, value)
-        return transformer.to_literal(context, value, python_type, expected).to_flyte_idl()
-    except Exception as error:  # a transformer may raise anything; the cause is kept
-        raise _wrong_input(task, name, value, python_type, error) from error
-
-
-def _convert_inputs(task: PythonTask[Any], context: FlyteContext, values: Mapping[str, Any]) -> literals_pb2.LiteralMap:
-    literals = literals_pb2.LiteralMap()
-    types = task.python_interface.inputs
-    for name, value in values.items():
-        try:
-            # Not TypeEngine.to_literal, which pickles each value as a key of its cache, nor dict_to_literal_map, which loses the reason.
-            made = loop_manager.run_sync(
-                TypeEngine.async_to_literal, context, value, types[name], TypeEngine.to_literal_type(types[name])
-            )
-        except Exception as error:  # a type's transformer may raise anything; the cause is kept
-            raise _wrong_input(task, name, value, types[name], error) from error
-        literals.literals[name].CopyFrom(made.to_flyte_idl())
-    return literals
-
-
-def _wrong_input(task: PythonTask[Any], name: str, value: Any, python_type: Any, error: Exception) -> InputError:
-    return InputError(
-        f"input '{name}' of task '{task.name}' takes {_a(_type_name(python_type))}, not {_shown(value)}",
-        task=task.name,
-        name=name,
-        hint=_first_line(error),
-    )
-
-
 @functools.cache
 def _serialization_settings() -> SerializationSettings:
     try:
@@ -380,76 +244,3 @@ def _serialization_settings() -> SerializationSettings:
 
 def _serialize(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:
     return get_serializable(OrderedDict(), settings, task).template.to_flyte_idl()
-
-
-def _needs_code(task: PythonFunctionTask[Any]) -> bool:
-    """Whether the function stands in the notebook and has a body that something would have to run."""
-    function = task.task_function
-    if getattr(function, "__module__", None) != "__main__":
-        return False
-    # `...`, `pass`, a docstring and a bare `return` leave a code object that does nothing but return None.
-    return any(
-        i.opname not in _EMPTY_BODY or (i.opname in _CONSTANT and i.argval not in (None, ...))
-        for i in dis.get_instructions(function)
-    )
-
-
-_FAILED_ARGUMENT = re.compile(r"Failed argument '([^']+)': (.*)", re.DOTALL)
-_CONSTANT = frozenset({"LOAD_CONST", "RETURN_CONST"})
-_COROUTINE = frozenset({"RETURN_GENERATOR", "GEN_START", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"})
-_EMPTY_BODY = _CONSTANT | _COROUTINE | {"RESUME", "NOP", "RETURN_VALUE", "CACHE"}
-
-
-def _pickle(task: PythonFunctionTask[Any], folder: Path) -> Path:
-    import gzip
-    import hashlib
-
-    import cloudpickle
-    from flytekit.core.python_auto_container import PickledEntity, PickledEntityMetadata
-
-    version = ".".join(map(str, sys.version_info[:3]))
-    entity = PickledEntity(metadata=PickledEntityMetadata(python_version=version), entities={task.name: task})
-    data = cloudpickle.dumps(entity)
-    place = folder / f"code-{hashlib.sha256(data).hexdigest()[:16]}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    location: Path = place / str(PICKLE_FILE_PATH)
-    descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as raw, gzip.open(raw, "wb") as file:
-        file.write(data)
-    return location
-
-
-def _signature(task: PythonTask[Any]) -> str:
-    return ", ".join(f"{name}: {_type_name(t)}" for name, t in task.python_interface.inputs.items())
-
-
-def _takes_none(python_type: Any) -> bool:
-    return bool(UnionTransformer.is_optional_type(get_underlying_type(python_type)))
-
-
-def _type_name(python_type: Any) -> str:
-    if isinstance(python_type, type) and not typing.get_args(python_type):
-        return python_type.__name__
-    return str(python_type).replace("typing.", "")
-
-
-def _a(name: str) -> str:
-    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # the value's own class and its mistake; its type is still worth showing
-        return type(value).__name__
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
-
-
-def current_context() -> FlyteContext:
-    """flytekit's context of the caller."""
-    return FlyteContextManager.current_context()

@@ -1,8 +1,9 @@
-"""What services and agents said, in words and values for a person. Pure."""
+"""What services and agents said, and types and values, in words for a person. Pure."""
 
 from __future__ import annotations
 
 import re
+import typing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -117,3 +118,30 @@ def _plain(value: Value) -> Any:
         number = float(value.number_value)
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def type_name(python_type: Any) -> str:
+    """A Python type as it is written: ``int``, ``Optional[str]``."""
+    if isinstance(python_type, type) and not typing.get_args(python_type):
+        return python_type.__name__
+    return str(python_type).replace("typing.", "")
+
+
+def article(name: str) -> str:
+    """The name with its article: ``an int``."""
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
+
+
+def shown(value: Any) -> str:
+    """A value with its type, in a few characters."""
+    try:
+        text = repr(value)
+    except Exception:  # the value's own class and its mistake; its type is still worth showing
+        return type(value).__name__
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
