@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -175,6 +176,8 @@ class Extension:
             self._workspace.notice(
                 "hint: %agent nest lets code in a cell run an event loop of its own, inside the kernel's"
             )
+        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and not isinstance(error, TaskStopped):
+            self._tell_open_runs()
         if isinstance(error, TaskStopped) and (blocked := self._workspace.blocked_by()):
             agent, operation, seconds = blocked
             self._workspace.notice(
@@ -183,6 +186,20 @@ class Extension:
             )
         for line in self._workspace.take_notices():
             sys.stderr.write(line + "\n")
+
+    def _tell_open_runs(self) -> None:
+        """Say which runs go on although the cell was stopped: it awaited them, and a wait that ends does not end its run."""
+        if self._workspace.state != "serving":
+            return
+        runs = [run for run in self._workspace.runner.runs() if not run.done]
+        if len(runs) == 1:
+            self._workspace.notice(
+                f"note: run {runs[0].id} of {runs[0].name} goes on; %agent cancel {runs[0].id} stops it"
+            )
+        elif runs:
+            self._workspace.notice(
+                f"note: {len(runs)} runs go on; %agent runs lists them, %agent cancel --all stops them"
+            )
 
     def _system_by_subprocess(self) -> None:
         """Let ``!command`` go through subprocess, which runs no fork handlers: grpc was imported before us, with its own on."""

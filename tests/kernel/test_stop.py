@@ -155,6 +155,8 @@ def test_a_map_task_is_stopped_whole(kernel: Kernel) -> None:
 def test_a_bare_wait_ends_and_leaves_the_run_going(kernel: Kernel, code: str, error: str) -> None:
     cell = stopped(kernel, f"run = flyteagent_nb.submit(slow, a=1)\n{code}")
     assert error in str(cell)
+    run = kernel.value("run.id").strip("'")
+    assert cell.stderr == f"note: run {run} of slow goes on; %agent cancel {run} stops it\n"
     assert kernel.value("run.done, run.snapshot.stopping, len(scripted.open_jobs)") == "(False, False, 1)"
     kernel.ok("run.cancel(); run.exception(30)")
     assert open_jobs(kernel) == "[]"
@@ -216,7 +218,7 @@ def test_a_cell_that_does_not_wait_is_interrupted_as_ever(kernel: Kernel) -> Non
     cell = stopped(
         kernel, "slow(a=1) if False else None\nimport time\nhere = True\ntime.sleep(100)", when="'here' in globals()"
     )
-    assert "KeyboardInterrupt" in str(cell)
+    assert "KeyboardInterrupt" in str(cell) and "goes on" not in cell.stderr
     assert kernel.value("1 + 1") == "2"
 
 
