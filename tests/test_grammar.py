@@ -6,7 +6,9 @@ import pytest
 
 from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.notebook.arguments import AgentArguments, AgentTaskArguments, parse_agent, parse_agent_task
-from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, VERB_COMMANDS, VERBS, Kind, help_text
+from flyteagent_nb.notebook.commands import Kind
+from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, VERB_COMMANDS, VERBS
+from flyteagent_nb.notebook.manual import help_text
 
 COMMANDS = [AGENT_TASK, OVERVIEW, *VERB_COMMANDS.values()]
 PAGES = [("%%agent_task", None), ("agent", None), *(("%agent", verb) for verb in VERBS)]

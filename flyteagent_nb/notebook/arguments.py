@@ -11,18 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import ArgumentError, closest
-from flyteagent_nb.notebook.grammar import (
-    AGENT_TASK,
-    OVERVIEW,
-    SANDBOX_ACTIONS,
-    VERB_COMMANDS,
-    VERBS,
-    Argument,
-    Command,
-    Kind,
-    command_of,
-    help_text,
-)
+from flyteagent_nb.notebook.commands import Argument, Command, Kind
+from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, SANDBOX_ACTIONS, VERB_COMMANDS, VERBS, command_of
+from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.scanning import scan, unquoted
 from flyteagent_nb.notebook.values import config_value, duration, input_value, input_values, read, variable
 

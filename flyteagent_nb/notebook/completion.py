@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.notebook.arguments import is_option, split_option
-from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, VERB_COMMANDS, VERBS, Argument, Command, Kind
+from flyteagent_nb.notebook.commands import Argument, Command, Kind
+from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, VERB_COMMANDS, VERBS
 from flyteagent_nb.notebook.scanning import words_of
 
 if TYPE_CHECKING:

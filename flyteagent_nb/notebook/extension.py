@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb import __version__
 from flyteagent_nb.errors import FlyteAgentNBError, TaskStopped
 from flyteagent_nb.loop import prepare_fork
-from flyteagent_nb.notebook import grammar, render
+from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.completion import complete
 from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
+from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
@@ -50,8 +51,8 @@ class Extension:
         shell = self._shell
         fork_safe = prepare_fork()
         magics = AgentMagics(shell, self._workspace, self._showing)
-        AgentMagics.agent_task.__doc__ = grammar.help_text("agent_task")
-        AgentMagics.agent.__doc__ = grammar.help_text("agent")
+        AgentMagics.agent_task.__doc__ = help_text("agent_task")
+        AgentMagics.agent.__doc__ = help_text("agent")
         shell.register_magics(magics)
         self._put_back.append(lambda: self._forget_magics(magics))
         self._show_errors()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
-from dataclasses import dataclass
-from enum import Enum, auto
-
 from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.notebook.commands import Argument, Command, Kind
 
 PHASES = (
     "QUEUED", "WAITING_FOR_RESOURCES", "INITIALIZING", "RUNNING",
@@ -16,98 +13,6 @@ LANGUAGES = ("auto", "sql", "prompt", "shell", "python", "yaml", "json")
 CODE_LOCATIONS = ("kernel", "pickle", "image")
 SANDBOXES = ("bigquery", "snowflake", "openai")
 SANDBOX_ACTIONS = ("start", "stop", "status")
-_WIDTH = 80
-_INDENT = 26
-
-
-class Kind(Enum):
-    """What an argument's text means: how it is read, and what completes it."""
-
-    FLAG = auto()  # no text
-    TEXT = auto()
-    COUNT = auto()  # 0 and up
-    POSITIVE = auto()  # 1 and up
-    PORT = auto()
-    DURATION = auto()
-    CHOICE = auto()
-    NEW_NAME = auto()  # a variable that is bound
-    NEW_NAMES = auto()
-    VARIABLE = auto()  # a variable that is there
-    INPUT = auto()  # year=2024, or year alone
-    ASSIGNMENT = auto()  # year=2024
-    TABLE = auto()  # shop.orders=a_variable
-    INPUTS = auto()  # a dict
-    CONFIG = auto()
-    RETURNS = auto()
-    TASK = auto()  # a variable that holds a task
-    TASK_TYPE = auto()
-    TASK_TYPE_VERSION = auto()  # TYPE, or TYPE@1
-    RUN_ID = auto()
-    SECRET = auto()
-    SERVICE = auto()
-    ADDRESS = auto()
-    VERB = auto()
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An option, or a positional argument where it has no names.
-
-    Attributes:
-        field: the attribute of the parsed arguments that it fills.
-        kind: what its text means.
-        names: how it is written, the short one first: ``("-i", "--input")``.
-        metavar: what stands for its text in the help; empty for a flag.
-        help: what it does.
-        repeats: whether it may be given more than once.
-        required: whether it must be given.
-        choices: the texts that it takes, for a choice.
-    """
-
-    field: str
-    kind: Kind
-    names: tuple[str, ...] = ()
-    metavar: str = ""
-    help: str = ""
-    repeats: bool = False
-    required: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def usage(self) -> str:
-        """How it stands in the usage line: ``[-i NAME[=VALUE]]...``."""
-        text = " ".join(part for part in (self.names[0] if self.names else "", self.metavar) if part)
-        return (text if self.required else f"[{text}]") + ("..." if self.repeats else "")
-
-
-@dataclass(frozen=True)
-class Command:
-    """What can be written on one magic's line: ``%%agent_task``, or a verb of ``%agent``.
-
-    Attributes:
-        title: how it begins: ``%agent run``.
-        summary: what it does, in one line.
-        description: what somebody must know who never saw it, or "".
-        arguments: the positional ones first, then the options, in the order of the help.
-        examples: a line of the notebook and what it does.
-    """
-
-    title: str
-    summary: str
-    description: str = ""
-    arguments: tuple[Argument, ...] = ()
-    examples: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def positionals(self) -> tuple[Argument, ...]:
-        """The arguments without a name."""
-        return tuple(a for a in self.arguments if not a.names)
-
-    @property
-    def options(self) -> dict[str, Argument]:
-        """The arguments with a name, by each of their names."""
-        return {name: a for a in self.arguments for name in a.names}
-
 
 # fmt: off
 _OUTPUTS = Argument("outputs", Kind.NEW_NAMES, ("-o", "--output"), "NAMES",
@@ -411,45 +316,3 @@ def command_of(magic: str, verb: str | None = None) -> Command:
             suggestion=near,
         )
     return VERB_COMMANDS[verb]
-
-
-def help_text(magic: str, verb: str | None = None) -> str:
-    """How a magic or a verb is written: usage, a line for each argument, and examples, in 80 columns.
-
-    Raises:
-        ArgumentError: there is no such magic or verb.
-    """
-    command = command_of(magic, verb)
-    usage = textwrap.fill(
-        # A no-break space keeps an option and its metavar on one line.
-        " ".join([command.title, *(a.usage.replace(" ", "\xa0") for a in command.arguments if a is not _HELP)]),
-        _WIDTH, subsequent_indent=" " * (len(command.title) + 1), break_on_hyphens=False, break_long_words=False,
-    ).replace("\xa0", " ")  # fmt: skip
-    parts = [usage, textwrap.fill(f"{command.summary}.", _WIDTH)]
-    if command.description:
-        parts.append(textwrap.fill(command.description, _WIDTH, break_on_hyphens=False))
-    positionals = [(a.metavar, a.help) for a in command.positionals]
-    if command is OVERVIEW:
-        parts.append(_table("Verbs", list(VERBS.items())))
-    elif positionals:
-        parts.append(_table("Arguments", positionals))
-    options = [
-        (", ".join(a.names) + (f" {a.metavar}" if a.metavar else ""), a.help) for a in command.arguments if a.names
-    ]
-    parts.append(_table("Options", options))
-    parts.append("\n".join(["Examples:", *(f"  {line}\n      {what}" for line, what in command.examples)]))
-    return "\n\n".join(parts)
-
-
-def _table(title: str, rows: list[tuple[str, str]]) -> str:
-    lines = [f"{title}:"]
-    for left, text in rows:
-        lead = f"  {left}".ljust(_INDENT)
-        # A left side that is too wide takes a line of its own.
-        if len(lead) > _INDENT - 2 and not lead.endswith("  "):
-            lines.append(lead.rstrip())
-            lead = " " * _INDENT
-        lines += textwrap.wrap(
-            text, _WIDTH, initial_indent=lead, subsequent_indent=" " * _INDENT, break_on_hyphens=False
-        )
-    return "\n".join(lines)

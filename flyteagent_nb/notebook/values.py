@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import ArgumentError, closest
-from flyteagent_nb.notebook.grammar import Argument, Kind
+from flyteagent_nb.notebook.commands import Argument, Kind
 from flyteagent_nb.notebook.scanning import NOT_A_LITERAL, excerpt, unquoted
 
 if TYPE_CHECKING:
