@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from flyteidl.admin.agent_pb2 import Resource
     from flyteidl.core.literals_pb2 import LiteralMap
 
+    from flyteagent_nb.running.driven import Driven
     from flyteagent_nb.running.routing import Resolved
-    from flyteagent_nb.running.runner import Driven, Runner
+    from flyteagent_nb.running.runner import Runner
 
 DELETE_TRIES = 5
 """How often a delete that fails is sent, with a growing pause between."""

@@ -15,13 +15,13 @@ import random
 import secrets
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
 from flyteagent_nb.running.budget import CallBudget
+from flyteagent_nb.running.driven import Driven
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, Sent
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
 from flyteagent_nb.running.type_records import record_of
@@ -52,50 +52,11 @@ RETAIN_EVERY = 86_400.0
 """And when so many seconds have passed since, and a run ends."""
 
 
-@dataclass(slots=True, eq=False)
-class Driven:
-    """A run under way, as the runner sees it."""
-
-    run: Run
-    call: TaskCall
-    settings: Settings
-    service: str | None
-    started: float
-    cancelled: bool = False
-    began: float | None = None  # when its first call left
-    waiter: asyncio.Future[None] | None = None
-    in_call: asyncio.Task[Any] | None = None
-    record: RunRecord | None = None  # where another kernel began it
-    outputs: LiteralMap | None = None  # what it came to, as literals
-    creating: bool = False  # a create is under way, or its answer is not on record yet
-    lost: bool = False  # another kernel follows it now
-    task: asyncio.Task[None] | None = None
-    recorded: bool = False
-
-    async def pause(self, seconds: float) -> None:
-        """Wait, or be woken by a cancel."""
-        if self.cancelled:
-            return
-        loop = asyncio.get_running_loop()
-        self.waiter = waiter = loop.create_future()
-        timer = loop.call_later(seconds, _wake, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self.waiter = None
-
-
 def _lost(s: RunSnapshot) -> JournalError:
     return JournalError(
         f"run {s.id} of task '{s.name}' is followed by another kernel now; its job was left alone",
         hint="%agent runs --all tells by which",
     )
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class Runner:
@@ -316,8 +277,7 @@ class Runner:
             return
         driven.cancelled = True
         self.publish(driven, stopping=True)
-        if driven.waiter is not None:
-            _wake(driven.waiter)
+        driven.wake()
         if driven.in_call is not None:  # a sync call, or a wait before the create: nothing is left behind
             driven.in_call.cancel()
 
