@@ -109,7 +109,7 @@ class AgentArguments(SubmitArguments):
 
     Attributes:
         verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
-        task: run, form and attach: the variable that holds the task, with dots for attributes.
+        task: run, form, attach and check: the variable that holds the task, with dots for attributes.
         phase: runs: a phase's name, or "" for all.
         limit: runs: how many, or None for all.
         run_id: show, logs, attach and settle: an id, the beginning of one, or ``last``.
@@ -123,8 +123,8 @@ class AgentArguments(SubmitArguments):
         certificate: serve: the file of a certificate for TLS, or "".
         key: serve: the file of its key, or "".
         address: stop: which one, or "" for all.
-        task_type: remove, doctor: the task type's name.
-        version: remove: its version, or None for every version.
+        task_type: remove, doctor, check, route and unroute: the task type's name.
+        version: remove, check, route and unroute: its version, or None where it was not said.
         service_name: connect, disconnect and route: the service's name.
         source: connect: the file with propeller's configuration, or "".
         tls: connect: encrypt.
@@ -141,6 +141,8 @@ class AgentArguments(SubmitArguments):
         tables: sandbox: name and value as written.
         secret: secret: its name as written, or "" for a list.
         forget: secret: drop it.
+        failing: check: the variable that holds a task that ought to fail, or "".
+        strict: check: raise where something is wrong.
     """
 
     verb: str | None = None
@@ -176,6 +178,8 @@ class AgentArguments(SubmitArguments):
     tables: tuple[tuple[str, str], ...] = ()
     secret: str = ""
     forget: bool = False
+    failing: str = ""
+    strict: bool = False
 
 
 _Arguments = TypeVar("_Arguments", bound=SubmitArguments)
@@ -222,7 +226,7 @@ def parse_agent(line: str) -> AgentArguments:
         raise ArgumentError(
             f"{given} is given without {lacking}", hint="TLS takes both; one file that has both is given for each"
         )
-    if verb == "remove":
+    if isinstance(values.get("task_type"), tuple):  # TYPE@VERSION
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
     if verb == "cancel" and bool(arguments.run_ids) == arguments.all_runs:

@@ -352,6 +352,23 @@ _VERBS = (
     Command("%agent unroute", "Take a route away", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True), _HELP,
     ), (("%agent unroute my_job", "my_job goes where it is listed"),)),
+    Command("%agent check", "Find out how an agent would fare under FlytePropeller",
+        "Drives the agent over the wire as FlytePropeller does: creates, gets and deletes up to six jobs of the task, gets them from a "
+        "second service process, and tells what would go wrong and what mends it. Without a task it looks at what needs no job.", (
+        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
+            "the agent's task type", required=True),
+        Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE", "an input of the tasks: year=2024", repeats=True),
+        Argument("task", Kind.TASK, ("--task",), "TASK", "the variable that holds a task to run; it ought to succeed"),
+        Argument("failing", Kind.TASK, ("--failing",), "TASK", "the variable that holds a task that ought to fail"),
+        _SERVICE,
+        Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "how long a job may take to its end; 60s if not given"),
+        Argument("strict", Kind.FLAG, ("--strict",), help="raise an error where something is wrong, so that Run All stops"),
+        _HELP,
+    ), (
+        ("%agent check my_job", "its listing, and whether it would run elsewhere"),
+        ("%agent check my_job --task job rows=3", "all of it, with the task job"),
+        ("%agent check my_job --task job --failing bad --strict", "also how it fails; an error where something is wrong"),
+    )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),

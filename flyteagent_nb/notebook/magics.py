@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
@@ -100,6 +100,7 @@ class AgentMagics(Magics):
             "serve": self._serve,
             "stop": self._stop,
             "sandbox": self._sandbox,
+            "check": self._check_agent,
             "remove": self._remove,
             "nest": self._nest,
         }
@@ -151,20 +152,9 @@ class AgentMagics(Magics):
         )
 
     def _task(self, arguments: AgentArguments) -> Any:
-        """The task that the line names."""
-        from flytekit.core.base_task import PythonTask
+        from flyteagent_nb.notebook.named_tasks import named_task
 
-        namespace = self.shell.user_ns
-        task = grammar.variable(arguments.task, namespace)
-        if not isinstance(task, PythonTask):
-            tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
-            near = None if callable(task) else closest(arguments.task, tasks)
-            raise ArgumentError(
-                f"{arguments.task} is not a task but a {type(task).__name__}",
-                suggestion=near,
-                hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
-            )
-        return task
+        return named_task(arguments.task, self.shell.user_ns)
 
     def _serve(self, arguments: AgentArguments) -> View:
         address = self._workspace.serve(
@@ -189,6 +179,11 @@ class AgentMagics(Magics):
         from flyteagent_nb.notebook.sandbox_verb import run_sandbox
 
         return run_sandbox(arguments, self._workspace, self._showing, self.shell.user_ns)
+
+    def _check_agent(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.check_verb import run_check
+
+        return run_check(arguments, self._workspace, self._showing, self.shell)
 
     def _remove(self, arguments: AgentArguments) -> View:
         removed = self._workspace.remove(arguments.task_type, arguments.version)
