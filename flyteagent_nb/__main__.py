@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--token-to", default="", metavar="FILE", help="a new file for the token, readable by you only")
     check = commands.add_parser("check", help="find out how an agent would fare under FlytePropeller")
     check.add_argument("agent", metavar="MODULE:TYPE[@VERSION]", help="the module that registers it, and its task type")
-    check.add_argument("inputs", nargs="*", metavar="NAME=VALUE", help="an input: a literal or a name of the module")
+    check.add_argument(
+        "-i", "--input", dest="inputs", action="append", default=[], metavar="NAME=VALUE",
+        help="an input of the tasks: a literal or a name of the module",
+    )  # fmt: skip
     check.add_argument("--task", default="", help="the module's name for a task to run, which ought to succeed")
     check.add_argument("--failing", default="", help="the module's name for a task that ought to fail")
     check.add_argument("--timeout", default="60s", metavar="TIME", help="how long a job may take to its end")

@@ -86,10 +86,12 @@ def check(workspace: Workspace, subject: Subject, say: Callable[[str], object] =
                 f"{subject.task_type} (version {subject.version}) is to be checked",
                 hint="give a task of that type; TYPE@1 checks version 1",
             )
-    return workspace.on_loop(_Check(workspace, subject, say).run())
+    return workspace.on_loop(Check(workspace, subject, say).run())
 
 
-class _Check:
+class Check:
+    """One check. Its coroutine is the loop's."""
+
     def __init__(self, workspace: Workspace, subject: Subject, say: Callable[[str], object]) -> None:
         self._workspace = workspace
         self._subject = subject
@@ -100,6 +102,7 @@ class _Check:
         self._elsewhere: Finding | None = None
 
     async def run(self) -> list[Finding]:
+        """The findings."""
         subject = self._subject
         entry = self._entry()
         module = await asyncio.to_thread(self._module, entry) if entry is not None else None
@@ -200,38 +203,42 @@ class _Check:
         self, entry: AgentEntry, module: AgentModule | None, stack: contextlib.AsyncExitStack
     ) -> tuple[AgentService | None, str]:
         """A service that knows nothing of the first, and what it is in words; None and why not."""
-        reason = ""
-        if module is not None and (module.complete or not entry.in_notebook):
-            process = ServiceProcess()
-            stack.push_async_callback(asyncio.to_thread, process.close)
-            source = module.source if entry.in_notebook else ""
-            names = self._subject.modules or ((MODULE,) if source else (entry.source.partition(":")[0],))
-            variables = self._workspace.secrets.variables()
-            try:
-                address, token = await asyncio.to_thread(process.start, names, source, variables)
-                service = await self._connect(address, token, stack)
-                agents = await service.list_agents(_LIST_DEADLINE)
-            except grpc.aio.AioRpcError as error:
-                reason = f"its process does not list its agents: {error.details()}"
-            except NotStartedError as error:
-                reason = f"its module does not import in another process: {error}"
-                if source:
-                    self._elsewhere = Finding(
-                        "bad", ELSEWHERE, reason, "%agent export writes the module: look into it, and mend the cells"
-                    )
-            else:
-                key = (entry.task_type, entry.version)
-                if any((c.name, c.version) == key for a in agents for c in a.supported_task_categories):
-                    return service, "in another process"
-                reason = f"the module {names[0]} does not register it"
-        elif module is not None:
-            reason = "it cannot be taken out of this kernel"
+        service, told = await self._in_a_process(entry, module, stack)
+        if service is not None:
+            return service, told
         try:
             fresh = type(entry.agent)()
         except Exception as error:  # a user's constructor: whatever it raises, there is no second object
-            return None, f"{reason}, and a fresh {type(entry.agent).__name__}() fails: {type(error).__name__}: {error}"
+            return None, f"{told}, and a fresh {type(entry.agent).__name__}() fails: {type(error).__name__}: {error}"
         service = await self._host(replace(entry, agent=fresh), stack)
-        return service, f"as a fresh object in this process, as {reason}"
+        return service, f"as a fresh object in this process, as {told}"
+
+    async def _in_a_process(
+        self, entry: AgentEntry, module: AgentModule | None, stack: contextlib.AsyncExitStack
+    ) -> tuple[AgentService | None, str]:
+        """The agent in a process of its own; None and why not."""
+        if module is None or (entry.in_notebook and not module.complete):
+            return None, "it cannot be taken out of this kernel"
+        process = ServiceProcess()
+        stack.push_async_callback(asyncio.to_thread, process.close)
+        source = module.source if entry.in_notebook else ""
+        names = self._subject.modules or ((MODULE,) if source else (entry.source.partition(":")[0],))
+        try:
+            address, token = await asyncio.to_thread(process.start, names, source, self._workspace.secrets.variables())
+            service = await self._connect(address, token, stack)
+            agents = await service.list_agents(_LIST_DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            return None, f"its process does not list its agents: {error.details()}"
+        except NotStartedError as error:
+            reason = f"its module does not import in another process: {error}"
+            if source:
+                mend = "%agent export writes the module: look into it, and mend the cells"
+                self._elsewhere = Finding("bad", ELSEWHERE, reason, mend)
+            return None, reason
+        key = (entry.task_type, entry.version)
+        if any((c.name, c.version) == key for a in agents for c in a.supported_task_categories):
+            return service, "in another process"
+        return None, f"the module {names[0]} does not register it"
 
     @contextlib.asynccontextmanager
     async def _probing(self, service: AgentService, entry: AgentEntry | None) -> AsyncIterator[None]:
