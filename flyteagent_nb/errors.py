@@ -17,6 +17,7 @@
     │   └── AddressInUseError (OSError)       a port or socket that somebody else has
     ├── ConfigurationError (ValueError)       a configuration of propeller's that cannot be read
     ├── CheckError (AssertionError)           an agent that FlytePropeller would have trouble with
+    ├── ExportError (ValueError)              agents that cannot be exported, or a folder that holds something else
     ├── JournalError (RuntimeError)           a run on record that cannot be had, or a journal that cannot be read
     ├── RunFailedError                        the task failed
     │   ├── RunTimedOutError (TimeoutError)   the task's own timeout passed
@@ -253,6 +254,10 @@ class CheckError(FlyteAgentNBError, AssertionError):
         return [
             f"  {f.what}: {f.told}" + (f"\n    → {f.mend}" if f.mend else "") for f in self.findings if f.sign == "bad"
         ]
+
+
+class ExportError(FlyteAgentNBError, ValueError):
+    """Agents that cannot be exported, or a folder that holds something else."""
 
 
 class JournalError(FlyteAgentNBError, RuntimeError):

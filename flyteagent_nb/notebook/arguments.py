@@ -143,6 +143,10 @@ class AgentArguments(SubmitArguments):
         forget: secret: drop it.
         failing: check: the variable that holds a task that ought to fail, or "".
         strict: check: raise where something is wrong.
+        folder: export: where to.
+        types: export: task types as written, some with commas between; empty for those of the notebook.
+        image: export: the image's name and tag, or "".
+        namespace: export: the cluster's namespace.
     """
 
     verb: str | None = None
@@ -180,6 +184,10 @@ class AgentArguments(SubmitArguments):
     forget: bool = False
     failing: str = ""
     strict: bool = False
+    folder: str = ""
+    types: tuple[str, ...] = ()
+    image: str = ""
+    namespace: str = "flyte"
 
 
 _Arguments = TypeVar("_Arguments", bound=SubmitArguments)

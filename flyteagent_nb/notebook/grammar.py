@@ -369,6 +369,19 @@ _VERBS = (
         ("%agent check my_job --task job rows=3", "all of it, with the task job"),
         ("%agent check my_job --task job --failing bad --strict", "also how it fails; an error where something is wrong"),
     )),
+    Command("%agent export", "Write agents of this notebook as a service for a cluster",
+        "Writes a module of their source and all that it needs, requirements with the versions in use, a Dockerfile, manifests for "
+        "Kubernetes, values for Flyte's chart, FlytePropeller's configuration, and a README. What cannot be taken along is named.", (
+        Argument("folder", Kind.TEXT, (), "DIR", "a new folder, an empty one, or one that was exported before", required=True),
+        Argument("types", Kind.TASK_TYPE, ("--types",), "TYPE,...",
+            "which task types; if not given, those whose agents cells define", repeats=True),
+        Argument("image", Kind.TEXT, ("--image",), "NAME:TAG", "what the image is to be called; if not given, as the folder"),
+        Argument("namespace", Kind.TEXT, ("--namespace",), "NAME", "the cluster's namespace; flyte if not given"),
+        _HELP,
+    ), (
+        ("%agent export my-agents", "all agents that cells define"),
+        ("%agent export my-agents --types my_job --image registry.example.com/my-agents:2", "one of them, for that image"),
+    )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),

@@ -101,6 +101,7 @@ class AgentMagics(Magics):
             "stop": self._stop,
             "sandbox": self._sandbox,
             "check": self._check_agent,
+            "export": self._export,
             "remove": self._remove,
             "nest": self._nest,
         }
@@ -184,6 +185,11 @@ class AgentMagics(Magics):
         from flyteagent_nb.notebook.check_verb import run_check
 
         return run_check(arguments, self._workspace, self._showing, self.shell)
+
+    def _export(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.export_verb import run_export
+
+        return run_export(arguments, self._workspace, self._showing, self.shell)
 
     def _remove(self, arguments: AgentArguments) -> View:
         removed = self._workspace.remove(arguments.task_type, arguments.version)

@@ -209,7 +209,7 @@ class _Collector:
 
     def _not_portable(self, name: str, statement: Statement, value: Any) -> tuple[str, str] | None:
         """Why a statement cannot be taken along, and what to do."""
-        if statement.uses_magic:
+        if statement.uses_magic and not statement.is_definition:
             return "comes from a magic", "compute it in plain Python, or give it to the task as an input"
         if isinstance(statement.node, _LOOPS):
             return "is bound by a loop or a with block", "bind it in one assignment, or inside a function"
