@@ -86,10 +86,10 @@ def made(opened: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 def test_what_is_written(made: Export) -> None:
     text = {path: (made.folder / path).read_text() for path in made.files}
-    assert made.types == (("a", 0), ("a", 2), ("s", 0)) and made.module == "my_agents_agents"
+    assert made.types == (("a", 0), ("a", 2), ("s", 0)) and made.module == "my_agents"
     assert set(text) == {
         *(
-            "my_agents_agents.py",
+            "my_agents.py",
             "requirements.txt",
             "constraints.txt",
             "pyproject.toml",
@@ -100,13 +100,13 @@ def test_what_is_written(made: Export) -> None:
         *("propeller-agent-service.yaml", "propeller-connector-service.yaml"),
     }
     assert {path.name for path in made.folder.iterdir()} == {*text, RECORD}
-    ast.parse(text["my_agents_agents.py"])
-    assert "LIMIT = 4" in text["my_agents_agents.py"]
+    ast.parse(text["my_agents.py"])
+    assert "LIMIT = 4" in text["my_agents.py"]
     for path, content in text.items():
         assert "{{" not in content and "{%" not in content, path
         assert re.search(r"\n\n\n\n", content) is None, path
     assert [f.told for f in made.findings if f.sign == "ok"] == [
-        "my_agents_agents.py imports in a process of its own, and registers its agents"
+        "my_agents.py imports in a process of its own, and registers its agents"
     ]
     assert not [f for f in made.findings if f.sign == "bad"]
 
@@ -161,7 +161,7 @@ def test_the_deployment_is_what_an_operator_would_want(made: Export) -> None:
     assert [each["name"] for each in values["podEnv"]] == ["_FSEC_S_KEY", "S_HOME"]
     dockerfile = (made.folder / "Dockerfile").read_text()
     assert 'CMD ["pyflyte", "serve", "connector", "--port", "8000"]' in dockerfile and "\nUSER 10001\n" in dockerfile
-    assert "my_agents_agents.py" in dockerfile and "my_agents_agents.py" in (made.folder / ".dockerignore").read_text()
+    assert "my_agents.py" in dockerfile and "my_agents.py" in (made.folder / ".dockerignore").read_text()
 
 
 @pytest.mark.parametrize("spelling", ["agent", "connector"])

@@ -80,7 +80,7 @@ def run_check(arguments: AgentArguments, workspace: Workspace, showing: Showing,
     namespace = shell.user_ns
     task = named_task(arguments.task, namespace) if arguments.task else None
     failing = named_task(arguments.failing, namespace) if arguments.failing else None
-    with showing.work(f"Checking {arguments.task_type}") as work:
+    with showing.work(f"Checking {arguments.task_type}", done=f"Check of {arguments.task_type}") as work:
         report = check_type(
             workspace, arguments.task_type, arguments.version,
             task=task, failing=failing, inputs=input_values(arguments.inputs, "", namespace), service=arguments.service,

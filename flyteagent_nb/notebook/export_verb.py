@@ -61,7 +61,7 @@ def run_export(arguments: AgentArguments, workspace: Workspace, showing: Showing
         TaskTypeNotFoundError: no agent here serves one of the types.
     """
     types = [name for text in arguments.types for name in text.split(",") if name]
-    with showing.work(f"Exporting to {arguments.folder}"):
+    with showing.work(f"Exporting to {arguments.folder}", done=f"Export to {arguments.folder}"):
         return Exported(
             export(
                 workspace, Path(arguments.folder), types=types, image=arguments.image, namespace=arguments.namespace,

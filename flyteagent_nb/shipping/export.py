@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ExportError, TaskTypeNotFoundError, closest
 from flyteagent_nb.findings import Finding
+from flyteagent_nb.masking import VARIABLES
 from flyteagent_nb.serving.catalog import NOTEBOOK
+from flyteagent_nb.serving.needs import needs_of, needs_of_source
+from flyteagent_nb.serving.secret_store import name_of
 from flyteagent_nb.shipping.cells import Cells
 from flyteagent_nb.shipping.distributions import pins_of, version_of
 from flyteagent_nb.shipping.module import ELSEWHERE, make_module
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flyteagent_nb.serving.catalog import AgentEntry
+    from flyteagent_nb.serving.needs import Need
     from flyteagent_nb.shipping.distributions import Pins
     from flyteagent_nb.shipping.module import AgentModule
     from flyteagent_nb.workspace import Workspace
@@ -93,7 +97,7 @@ def export(
     entries = _entries(workspace, types)
     folder = folder.expanduser()
     name = _service_name(folder.absolute().name)
-    module_name = name.replace("-", "_") + "_agents"
+    module_name = name.replace("-", "_") + ("" if name.endswith("agents") else "_agents")
     before = _record_of(folder)
     masking = workspace.masking
     module = make_module(
@@ -104,6 +108,7 @@ def export(
         ),
     )  # fmt: skip
     pins = pins_of(module.imported)
+    needs = [*needs_of_source(module.source), *(n for e in entries if not e.in_notebook for n in needs_of(e))]
     image = image or f"{name}:1"
     values = {
         "name": name, "module": module_name, "namespace": namespace, "image": image,
@@ -112,7 +117,7 @@ def export(
         "python": ".".join(map(str, sys.version_info[:2])), "pins": pins, "flytekit": version_of("flytekit"),
         "types": [(e.task_type, e.version, e.is_sync) for e in entries],
         "routes": [e.task_type for e in entries if not e.is_sync and not e.version],
-        "secrets": _secrets(entries), "variables": _variables(entries), "port": 8000,
+        "secrets": _secrets(needs), "variables": _variables(needs), "port": 8000,
         "address": f"{name}.{namespace}.svc.cluster.local:8000",
     }  # fmt: skip
     texts = {path: render(template, **values) for path, template in FILES.items()}
@@ -173,20 +178,13 @@ def _service_name(text: str) -> str:
     return f"agents-{name}"[:50].strip("-") if not name or name[0].isdigit() else name[:50].strip("-")
 
 
-def _secrets(entries: Sequence[AgentEntry]) -> list[str]:
+def _secrets(needs: Sequence[Need]) -> list[str]:
     """The variables in which flytekit looks for the secrets that agents ask for."""
-    from flyteagent_nb.masking import VARIABLES
-    from flyteagent_nb.serving.needs import needs_of
-    from flyteagent_nb.serving.secret_store import name_of
-
-    needs = [need for entry in entries for need in needs_of(entry) if need.kind == "secret"]
-    return sorted({f"{VARIABLES}{name_of(need.name)}" for need in needs})
+    return sorted({f"{VARIABLES}{name_of(need.name)}" for need in needs if need.kind == "secret"})
 
 
-def _variables(entries: Sequence[AgentEntry]) -> list[str]:
-    from flyteagent_nb.serving.needs import needs_of
-
-    return sorted({n.name for e in entries for n in needs_of(e) if n.kind == "variable" and n.required})
+def _variables(needs: Sequence[Need]) -> list[str]:
+    return sorted({need.name for need in needs if need.kind == "variable" and need.required})
 
 
 # --- what a person should know ---

@@ -81,11 +81,10 @@ def make_module(
         else:
             collector.lines.add(f"import {module}  # it registers {entry.task_type}")
             collector.imported.add(module)
-    lines = sorted(collector.lines, key=lambda line: (not line.startswith("from __future__"), line.split()[1], line))
     source = render(
         "agents.py.j2",
         types=[f"{e.task_type} (version {e.version})" if e.version else e.task_type for e in entries],
-        imports=lines,
+        imports=_grouped(collector.lines),
         statements=[statement.source for statement in collector.ordered],
         registrations=list(dict.fromkeys(registrations)),
     )
@@ -279,6 +278,20 @@ class _Collector:
 
     def _warn(self, about: str, told: str, mend: str) -> None:
         self.findings.setdefault(about, Finding("warn", ELSEWHERE, told, mend))
+
+
+def _grouped(lines: Iterable[str]) -> list[str]:
+    """Imports in order, ``from __future__`` first, the names of one module on one line."""
+    whole: list[str] = []
+    names: dict[str, list[str]] = {}
+    for line in sorted(lines):
+        head, found, name = line.partition(" import ")
+        if found and line.startswith("from "):
+            names.setdefault(head, []).append(name)
+        else:
+            whole.append(line)
+    whole += [f"{head} import {', '.join(each)}" for head, each in names.items()]
+    return sorted(whole, key=lambda line: (not line.startswith("from __future__"), line.split()[1], line))
 
 
 def _by_class(entries: Iterable[AgentEntry]) -> dict[type, list[AgentEntry]]:
