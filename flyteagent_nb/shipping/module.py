@@ -200,11 +200,17 @@ class _Collector:
         self._later += [(each, name) for each in sorted(statement.lazy - statement.binds)]
         self._scan(statement)
         literal = _literal(statement.node)
-        if literal is not None and literal[0] != value:
-            self._warn(
-                name, f"{name} is not any more what its cell says: the module gets {ast.unparse(statement.node)[:60]}",
-                "write its value into one cell",
-            )  # fmt: skip
+        if literal is None or (type(literal[0]) is type(value) and literal[0] == value):
+            return
+        begins = ast.unparse(statement.node)[:60]
+        if isinstance(literal[0], (dict, list, set)):
+            told, mend = (
+                f"{name} is filled while it runs",
+                "a second service does not have what is in it: put it into the resource meta",
+            )
+        else:
+            told, mend = f"{name} is not any more what its cell says", "write its value into one cell"
+        self._warn(name, f"{told}; elsewhere it begins as {begins}", mend)
 
     def _not_portable(self, name: str, statement: Statement, value: Any) -> tuple[str, str] | None:
         """Why a statement cannot be taken along, and what to do."""
