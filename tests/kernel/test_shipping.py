@@ -65,9 +65,9 @@ def test_an_agent_of_a_cell_is_checked_in_another_process(kernel: Kernel) -> Non
     assert kernel.value("[name for name in os.listdir() if len(name) == 32]") == "[]"  # no job is left
     failed = kernel.fails("%agent check forgetful --task job year=1 --strict")
     assert failed.ename == "CheckError" and "restart: a second service" in failed.error
-    assert kernel.completed("%agent check forg") == ["forgetful"]
-    assert kernel.completed("%agent check forgetful --task j") == ["job"]
-    assert kernel.completed("%agent check forgetful --task job y") == ["year="]
+    assert kernel.complete("%agent check forg") == ["forgetful"]
+    assert kernel.complete("%agent check forgetful --task j") == ["job"]
+    assert kernel.complete("%agent check forgetful --task job y") == ["year="]
 
 
 def test_an_agent_that_cannot_leave_the_kernel(kernel: Kernel, tmp_path: Path) -> None:
