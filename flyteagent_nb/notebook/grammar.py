@@ -380,7 +380,7 @@ _VERBS = (
         _HELP,
     ), (
         ("%agent export my-agents", "all agents that cells define"),
-        ("%agent export my-agents --types my_job --image registry.example.com/my-agents:2", "one of them, for that image"),
+        ("%agent export my-agents --types my_job --image my.registry/agents:2", "one of them, for that image"),
     )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
