@@ -57,6 +57,7 @@ class SubmitArguments:
         run_name: the variable that gets the Run, or "".
         background: return the Run at once.
         service: the agent service's name, or "".
+        on: the configuration file of a Flyte cluster, or "".
         retries: how often a failure is tried again, or None where the task says it.
         timeout: the limit of an attempt, or None where the task says it; zero is no limit.
         dry_run: send nothing.
@@ -69,6 +70,7 @@ class SubmitArguments:
     run_name: str = ""
     background: bool = False
     service: str = ""
+    on: str = ""
     retries: int | None = None
     timeout: datetime.timedelta | None = None
     dry_run: bool = False
@@ -268,6 +270,11 @@ def _asks_help(words: list[str]) -> bool:
 
 
 def _checked(arguments: _Arguments) -> _Arguments:
+    if arguments.on and (arguments.service or arguments.retries is not None or arguments.timeout is not None):
+        raise ArgumentError(
+            "--on sends the task as it is: it goes with neither --service, --retries nor --timeout",
+            hint="the cluster chooses the service; retries and timeout are the task's own",
+        )
     if arguments.outputs and arguments.background:
         raise ArgumentError(
             "-o waits for the result, and -b does not wait",

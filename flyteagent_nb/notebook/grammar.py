@@ -118,6 +118,8 @@ _BACKGROUND = Argument("background", Kind.FLAG, ("-b", "--background"),
     help="do not wait: the result is the run, which goes on in the background")
 _SERVICE = Argument("service", Kind.SERVICE, ("--service",), "NAME",
     "which agent service does it; kernel is the one in this notebook")
+_ON = Argument("on", Kind.TEXT, ("--on",), "CONFIG",
+    "send it to a Flyte cluster instead: the configuration file of flytectl, or sandbox")
 _RETRIES = Argument("retries", Kind.COUNT, ("--retries",), "N", "try again up to N times where a failure may pass")
 _TIMEOUT = Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "end an attempt that takes longer: 90s, 10m, 1h30m")
 _DRY_RUN = Argument("dry_run", Kind.FLAG, ("--dry-run",), help="show what would be sent to the agent, and send nothing")
@@ -150,6 +152,7 @@ AGENT_TASK = Command(
         Argument("returns", Kind.RETURNS, ("--returns",), "NAME:TYPE,...",
             "the outputs that the task has: path:str or n:int,rows:list[str]; for SQL pandas (the default), arrow or polars"),
         _SERVICE,
+        _ON,
         _RETRIES,
         _TIMEOUT,
         Argument("language", Kind.CHOICE, ("--lang",), "LANG",
@@ -190,11 +193,12 @@ _VERBS = (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
         Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE",
             "an input: year=2024, region='US' or rows=a_variable", repeats=True),
-        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
+        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _ON, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
     ), (
         ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
         ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
         ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
+        ("%agent run my_task year=2024 --on ~/.flyte/config.yaml", "the same task on a Flyte cluster"),
     )),
     Command("%agent form", "Show a form that runs a task", "A field for each input, by its type. It needs a browser.", (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),

@@ -220,15 +220,23 @@ class AgentMagics(Magics):
                 workspace.masking.text,
             )
         service = arguments.service or None
+
+        def submit() -> Run:
+            if arguments.on:
+                from flyteagent_nb.shipping.cluster import submit_to_cluster
+
+                return submit_to_cluster(workspace, task, inputs, arguments.on)
+            return workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+
         if arguments.background:
-            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            run = submit()
             self._bind(arguments.run_name, run)
             return run
         with (
             self._showing.wait(quiet=arguments.quiet, preview=bool(arguments.outputs)) as wait,
             stop_guard(workspace.config.stop_grace, wait) as guard,
         ):
-            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            run = submit()
             self._bind(arguments.run_name, run)
             guard.wait([run])
         value = run.result()
@@ -264,7 +272,13 @@ class AgentMagics(Magics):
 
         workspace, kind = self._workspace, task.task_type
         served = any(e.task_type == kind for e in workspace.catalog.entries())
-        if not (arguments.service or served or runs_on_agent(task) or workspace.serves(kind, task.task_type_version)):
+        if not (
+            arguments.service
+            or arguments.on
+            or served
+            or runs_on_agent(task)
+            or workspace.serves(kind, task.task_type_version)
+        ):
             raise TaskTypeNotFoundError(
                 f"no agent runs task '{task.name}': it is a {kind}",
                 task_type=kind,
@@ -301,7 +315,7 @@ class AgentMagics(Magics):
 
     def _known_type(self, arguments: AgentTaskArguments) -> None:
         """Tell of a misspelt task type before the cell is read as the wrong language."""
-        if arguments.task_type and not arguments.service:
+        if arguments.task_type and not (arguments.service or arguments.on):
             entries = self._workspace.catalog.entries()
             if all(e.task_type != arguments.task_type for e in entries):
                 self._workspace.catalog.current(arguments.task_type)
