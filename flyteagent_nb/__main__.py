@@ -1,5 +1,8 @@
 """The same outside a notebook: ``python -m flyteagent_nb serve MODULE...`` hosts the agents of modules and plug-ins on a port.
 
+``python -m flyteagent_nb check MODULE:TYPE`` tells how an agent would fare under FlytePropeller; its exit code is 1 where something is
+wrong.
+
 What the kernel of a notebook serves and what this serves is the same catalogue and the same servicers, so a notebook connects to it with
 ``%agent connect``, and so does FlytePropeller where it is open.
 """
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -18,6 +23,7 @@ from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,9 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--cert", default="", metavar="FILE", help="the server's certificate (PEM), for TLS")
     serve.add_argument("--key", default="", metavar="FILE", help="its private key (PEM)")
     serve.add_argument("--token-to", default="", metavar="FILE", help="a new file for the token, readable by you only")
+    check = commands.add_parser("check", help="find out how an agent would fare under FlytePropeller")
+    check.add_argument("agent", metavar="MODULE:TYPE[@VERSION]", help="the module that registers it, and its task type")
+    check.add_argument(
+        "-i", "--input", dest="inputs", action="append", default=[], metavar="NAME=VALUE",
+        help="an input of the tasks: a literal or a name of the module",
+    )  # fmt: skip
+    check.add_argument("--task", default="", help="the module's name for a task to run, which ought to succeed")
+    check.add_argument("--failing", default="", help="the module's name for a task that ought to fail")
+    check.add_argument("--timeout", default="60s", metavar="TIME", help="how long a job may take to its end")
+    check.add_argument("--json", action="store_true", help="write the findings as JSON")
     parsed = parser.parse_args(arguments)
     try:
-        return _serve(parsed)
+        return {"serve": _serve, "check": _check}[parsed.command](parsed)
     except FlyteAgentNBError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -52,12 +68,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     workspace.config.journal = False
     workspace.wait()
     try:
-        sys.path.insert(0, "")  # as `python -m` has it: modules beside where one stands
         for module in parsed.modules:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise ArgumentError(f"the module {module} cannot be imported: {error}") from error
+            _import(module)
         address = workspace.serve(parsed.port, parsed.host, open=parsed.open, certificate=parsed.cert, key=parsed.key)
         if address.token:
             _write_token(parsed.token_to, address.token)
@@ -69,6 +81,51 @@ def _serve(parsed: argparse.Namespace) -> int:
     finally:
         workspace.close()
     return 0
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from flyteagent_nb.workspace import get_workspace
+
+    name, _, kind = parsed.agent.partition(":")
+    if not name or not kind:
+        raise ArgumentError(f"{parsed.agent} is not MODULE:TYPE", hint="my_agents:my_job, or my_agents:my_job@1")
+    workspace = get_workspace()
+    workspace.config.journal = False
+    workspace.wait()
+    try:
+        namespace = vars(_import(name))
+        from flyteagent_nb.notebook.arguments import parse_agent
+        from flyteagent_nb.notebook.check_verb import check_type
+        from flyteagent_nb.notebook.named_tasks import named_task
+        from flyteagent_nb.notebook.values import input_values
+
+        # The words are those of the magic, so that they are read, and refused, in the same way.
+        line = parse_agent(shlex.join(["check", kind, *parsed.inputs, "--timeout", parsed.timeout]))
+        assert line.timeout is not None
+        report = check_type(
+            workspace, line.task_type, line.version, modules=[name], timeout=line.timeout.total_seconds(),
+            inputs=input_values(line.inputs, "", namespace),
+            task=named_task(parsed.task, namespace) if parsed.task else None,
+            failing=named_task(parsed.failing, namespace) if parsed.failing else None,
+        )  # fmt: skip
+    finally:
+        workspace.close()
+    sys.stdout.write(f"{json.dumps(report.data(), indent=2) if parsed.json else report.text()}\n")
+    return 0 if report.passed else 1
+
+
+def _import(name: str) -> ModuleType:
+    """A module, as `python -m` finds it: beside where one stands too.
+
+    Raises:
+        ArgumentError: it cannot be imported.
+    """
+    if sys.path[0] != "":
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ArgumentError(f"the module {name} cannot be imported: {error}") from error
 
 
 def _write_token(path: str, token: str) -> None:

@@ -16,6 +16,8 @@
     ├── ServiceError (RuntimeError)           an agent service that does not start or answer
     │   └── AddressInUseError (OSError)       a port or socket that somebody else has
     ├── ConfigurationError (ValueError)       a configuration of propeller's that cannot be read
+    ├── CheckError (AssertionError)           an agent that FlytePropeller would have trouble with
+    ├── ExportError (ValueError)              agents that cannot be exported, or a folder that holds something else
     ├── JournalError (RuntimeError)           a run on record that cannot be had, or a journal that cannot be read
     ├── RunFailedError                        the task failed
     │   ├── RunTimedOutError (TimeoutError)   the task's own timeout passed
@@ -35,6 +37,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from flyteagent_nb.findings import Finding
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -230,6 +234,30 @@ class ConfigurationError(FlyteAgentNBError, ValueError):
         super().__init__(message, hint=hint)
         self.source = source
         self.line = line
+
+
+class CheckError(FlyteAgentNBError, AssertionError):
+    """An agent that FlytePropeller would have trouble with.
+
+    Attributes:
+        task_type: the agent's task type.
+        findings: all that was found, what is well too.
+    """
+
+    def __init__(self, message: str, *, task_type: str, findings: Sequence[Finding], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.task_type = task_type
+        self.findings = tuple(findings)
+
+    def details(self) -> list[str]:
+        """What is wrong, and what mends it."""
+        return [
+            f"  {f.what}: {f.told}" + (f"\n    → {f.mend}" if f.mend else "") for f in self.findings if f.sign == "bad"
+        ]
+
+
+class ExportError(FlyteAgentNBError, ValueError):
+    """Agents that cannot be exported, or a folder that holds something else."""
 
 
 class JournalError(FlyteAgentNBError, RuntimeError):

@@ -494,6 +494,24 @@ class Workspace:
         """
         return self._on_loop(self.host.serve(port, host, open=open, certificate=certificate, key=key))
 
+    def second_host(self, catalog: Catalog, on_blocking: Callable[[AgentEntry, str, float], None]) -> AgentHost:
+        """A second agent service of this process, not started; its coroutines belong on the loop's thread. What agents print is kept.
+
+        Args:
+            catalog: its agents.
+            on_blocking: told of each agent class and method that held the loop for long.
+        """
+        from flyteagent_nb.serving.host import AgentHost
+
+        self.wait()
+        assert self._thread is not None
+        return AgentHost(catalog, self._capture, self._thread.gate, on_blocking, self.masking)
+
+    def on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop's thread and wait for it."""
+        self.wait()
+        return self._on_loop(work)
+
     def stop_serving(self, target: str | None = None) -> list[Address]:
         """Stop serving on an address, or on all but the private one.
 

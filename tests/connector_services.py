@@ -55,7 +55,7 @@ def http_service() -> Iterator[Answers]:
                 self.end_headers()
                 self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _answer
+        do_GET = do_POST = do_PUT = do_DELETE = _answer
 
         def log_message(self, *_: object) -> None:
             pass

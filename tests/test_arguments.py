@@ -307,3 +307,13 @@ def test_importing_it_brings_in_nothing_heavy() -> None:
     if "No module named 'flyteagent_nb'" in done.stderr:  # run from the tree, not installed
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", ["check my_job@1 a=1", "route my_job@1 kernel", "unroute my_job@1", "remove my_job@1"])
+def test_a_task_type_with_its_version(line: str) -> None:
+    arguments = parse_agent(line)
+    assert (arguments.task_type, arguments.version) == ("my_job", 1)
+
+
+def test_types_to_export() -> None:
+    assert parse_agent("export out --types a,b --types c --image r/x:1").types == ("a,b", "c")

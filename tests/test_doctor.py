@@ -14,9 +14,10 @@ from scripted_tasks import scripted_task, until
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ServiceError
+from flyteagent_nb.findings import Finding
 from flyteagent_nb.notebook import doctor, environment, requirements
 from flyteagent_nb.notebook.doctor import Diagnosis, examine
-from flyteagent_nb.notebook.environment import BadPair, Finding
+from flyteagent_nb.notebook.environment import BadPair
 from flyteagent_nb.notebook.page import Page
 from flyteagent_nb.notebook.views import AgentList
 from flyteagent_nb.serving.catalog import BrokenPlugin

@@ -20,6 +20,7 @@ from scripted_tasks import PATIENCE, ScriptedTask, scripted_task, until
 from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, TaskTypeNotFoundError
 from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running import propeller
+from flyteagent_nb.running import runner as runner_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -573,6 +574,30 @@ def test_propellers_pace_has_no_backoff(workspace: Workspace, agents: Agents, mo
     assert error.code == "AutoRefreshCacheFailed"
     assert agents.scripted.count("get") == 6  # MaxSystemFailures is 5, and has to be exceeded
     assert backoffs == []
+
+
+def test_propellers_pace_end_to_end(workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting, through the runner, to the waits between the gets: interval, rate over all runs, and failure limit."""
+    waits: list[float] = []
+
+    async def pause(driven: Any, seconds: float) -> None:
+        waits.append(seconds)  # nobody waits for half a minute here
+
+    monkeypatch.setattr(runner_module.Driven, "pause", pause)
+    workspace.config.pace = "propeller"
+    workspace.submit(scripted_task(phases=["QUEUED", "RUNNING", "SUCCEEDED"]), {}).result(PATIENCE)
+    assert waits == [0.0, 30.0, 30.0]
+    waits.clear()
+    # 10 calls a second over all runs: six hundred of them are asked once a minute each.
+    monkeypatch.setattr(runner_module.Runner, "active", property(lambda self: 600))
+    workspace.submit(scripted_task(phases=["RUNNING", "SUCCEEDED"]), {}).result(PATIENCE)
+    assert waits == [pytest.approx(60, abs=6.1)] * 2
+    monkeypatch.undo()
+    waits.clear()
+    monkeypatch.setattr(runner_module.Driven, "pause", pause)
+    # What gives it up is the sixth failure, however little time has passed.
+    error = failed(workspace.submit(scripted_task(raises={"get": "ConnectionError: no"}), {}))
+    assert error.code == "AutoRefreshCacheFailed" and waits == [0.0] + [30.0] * 5
 
 
 # --- no agent, and an agent that changes ---

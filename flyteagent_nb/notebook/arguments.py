@@ -48,6 +48,7 @@ class SubmitArguments:
         run_name: the variable that gets the Run, or "".
         background: return the Run at once.
         service: the agent service's name, or "".
+        on: the configuration file of a Flyte cluster, or "".
         retries: how often a failure is tried again, or None where the task says it.
         timeout: the limit of an attempt, or None where the task says it; zero is no limit.
         dry_run: send nothing.
@@ -60,6 +61,7 @@ class SubmitArguments:
     run_name: str = ""
     background: bool = False
     service: str = ""
+    on: str = ""
     retries: int | None = None
     timeout: datetime.timedelta | None = None
     dry_run: bool = False
@@ -100,7 +102,7 @@ class AgentArguments(SubmitArguments):
 
     Attributes:
         verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
-        task: run, form and attach: the variable that holds the task, with dots for attributes.
+        task: run, form, attach and check: the variable that holds the task, with dots for attributes.
         phase: runs: a phase's name, or "" for all.
         limit: runs: how many, or None for all.
         run_id: show, logs, attach and settle: an id, the beginning of one, or ``last``.
@@ -114,8 +116,8 @@ class AgentArguments(SubmitArguments):
         certificate: serve: the file of a certificate for TLS, or "".
         key: serve: the file of its key, or "".
         address: stop: which one, or "" for all.
-        task_type: remove, doctor: the task type's name.
-        version: remove: its version, or None for every version.
+        task_type: remove, doctor, check, route and unroute: the task type's name.
+        version: remove, check, route and unroute: its version, or None where it was not said.
         service_name: connect, disconnect and route: the service's name.
         source: connect: the file with propeller's configuration, or "".
         tls: connect: encrypt.
@@ -132,6 +134,12 @@ class AgentArguments(SubmitArguments):
         tables: sandbox: name and value as written.
         secret: secret: its name as written, or "" for a list.
         forget: secret: drop it.
+        failing: check: the variable that holds a task that ought to fail, or "".
+        strict: check: raise where something is wrong.
+        folder: export: where to.
+        types: export: task types as written, some with commas between; empty for those of the notebook.
+        image: export: the image's name and tag, or "".
+        namespace: export: the cluster's namespace.
     """
 
     verb: str | None = None
@@ -167,6 +175,12 @@ class AgentArguments(SubmitArguments):
     tables: tuple[tuple[str, str], ...] = ()
     secret: str = ""
     forget: bool = False
+    failing: str = ""
+    strict: bool = False
+    folder: str = ""
+    types: tuple[str, ...] = ()
+    image: str = ""
+    namespace: str = "flyte"
 
 
 _Arguments = TypeVar("_Arguments", bound=SubmitArguments)
@@ -213,7 +227,7 @@ def parse_agent(line: str) -> AgentArguments:
         raise ArgumentError(
             f"{given} is given without {lacking}", hint="TLS takes both; one file that has both is given for each"
         )
-    if verb == "remove":
+    if isinstance(values.get("task_type"), tuple):  # TYPE@VERSION
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
     if verb == "cancel" and bool(arguments.run_ids) == arguments.all_runs:
@@ -247,6 +261,11 @@ def _asks_help(words: list[str]) -> bool:
 
 
 def _checked(arguments: _Arguments) -> _Arguments:
+    if arguments.on and (arguments.service or arguments.retries is not None or arguments.timeout is not None):
+        raise ArgumentError(
+            "--on sends the task as it is: it goes with neither --service, --retries nor --timeout",
+            hint="the cluster chooses the service; retries and timeout are the task's own",
+        )
     if arguments.outputs and arguments.background:
         raise ArgumentError(
             "-o waits for the result, and -b does not wait",

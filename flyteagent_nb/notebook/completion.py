@@ -192,7 +192,8 @@ def _names(kind: Kind, text: str, read: _Read, known: Known) -> list[str]:
         found = [name for name in fields if name.count(".") <= text.count(".")]  # what is inside comes with its dot
         texts = read.given.get("config", [])
     elif kind is Kind.ASSIGNMENT:
-        found, texts = _ask(lambda: known.inputs(read.positionals[0])), read.positionals[1:]
+        task = next(iter(read.given.get("task", read.positionals)), "")  # an option of check, the first word of run
+        found, texts = _ask(lambda: known.inputs(task)), read.positionals[1:]
     elif kind is Kind.TABLE:
         return []  # its name is the user's
     else:

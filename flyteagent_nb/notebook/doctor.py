@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import FlyteAgentNBError
+from flyteagent_nb.findings import Finding
 from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.notebook import render
-from flyteagent_nb.notebook.environment import SIGNS, Finding, environment_findings
+from flyteagent_nb.notebook.environment import SIGNS, environment_findings
 from flyteagent_nb.notebook.requirements import plugin_findings, summary_of, type_findings
 from flyteagent_nb.notebook.views import View
 

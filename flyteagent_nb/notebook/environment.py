@@ -7,22 +7,21 @@ import platform
 import re
 import urllib.request
 from importlib import metadata
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from flyteagent_nb.findings import Finding, Sign
 from flyteagent_nb.loop import prepare_fork
-from flyteagent_nb.notebook.render import GREEN, ORANGE, RED
+from flyteagent_nb.notebook.render import GREEN, GREY, ORANGE, RED
 from flyteagent_nb.plugins import PLUGINS, is_installed, normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-Sign = Literal["ok", "warn", "bad"]
-
-SIGNS: dict[Sign, tuple[str, str]] = {"ok": ("✓", GREEN), "warn": ("!", ORANGE), "bad": ("✗", RED)}
+SIGNS: dict[Sign, tuple[str, str]] = {"ok": ("✓", GREEN), "warn": ("!", ORANGE), "bad": ("✗", RED), "skip": ("–", GREY)}
 """How each is shown: a character and its colour."""
 
 SHOWN = (
@@ -32,22 +31,6 @@ SHOWN = (
 
 ROOTS = (*SHOWN, "grpcio-health-checking", "grpcio-reflection", "httpx", "prometheus-client", "nest-asyncio")
 """Where the search for broken declarations begins; the plug-ins that are installed come to it."""
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at.
-
-    Attributes:
-        sign: ``ok``, ``warn`` for what may matter, ``bad`` for what does.
-        what: what was looked at.
-        told: what was found.
-        mend: the command or the line that mends it, or an empty string.
-    """
-
-    sign: Sign
-    what: str
-    told: str
-    mend: str = ""
 
 
 class BadPair(NamedTuple):

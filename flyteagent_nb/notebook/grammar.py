@@ -23,6 +23,8 @@ _BACKGROUND = Argument("background", Kind.FLAG, ("-b", "--background"),
     help="do not wait: the result is the run, which goes on in the background")
 _SERVICE = Argument("service", Kind.SERVICE, ("--service",), "NAME",
     "which agent service does it; kernel is the one in this notebook")
+_ON = Argument("on", Kind.TEXT, ("--on",), "CONFIG",
+    "send it to a Flyte cluster instead: the configuration file of flytectl, or sandbox")
 _RETRIES = Argument("retries", Kind.COUNT, ("--retries",), "N", "try again up to N times where a failure may pass")
 _TIMEOUT = Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "end an attempt that takes longer: 90s, 10m, 1h30m")
 _DRY_RUN = Argument("dry_run", Kind.FLAG, ("--dry-run",), help="show what would be sent to the agent, and send nothing")
@@ -55,6 +57,7 @@ AGENT_TASK = Command(
         Argument("returns", Kind.RETURNS, ("--returns",), "NAME:TYPE,...",
             "the outputs that the task has: path:str or n:int,rows:list[str]; for SQL pandas (the default), arrow or polars"),
         _SERVICE,
+        _ON,
         _RETRIES,
         _TIMEOUT,
         Argument("language", Kind.CHOICE, ("--lang",), "LANG",
@@ -95,11 +98,12 @@ _VERBS = (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
         Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE",
             "an input: year=2024, region='US' or rows=a_variable", repeats=True),
-        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
+        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _ON, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
     ), (
         ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
         ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
         ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
+        ("%agent run my_task year=2024 --on ~/.flyte/config.yaml", "the same task on a Flyte cluster"),
     )),
     Command("%agent form", "Show a form that runs a task", "A field for each input, by its type. It needs a browser.", (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
@@ -257,6 +261,36 @@ _VERBS = (
     Command("%agent unroute", "Take a route away", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True), _HELP,
     ), (("%agent unroute my_job", "my_job goes where it is listed"),)),
+    Command("%agent check", "Find out how an agent would fare under FlytePropeller",
+        "Drives the agent over the wire as FlytePropeller does: creates, gets and deletes up to six jobs of the task, gets them from a "
+        "second service process, and tells what would go wrong and what mends it. Without a task it looks at what needs no job.", (
+        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
+            "the agent's task type", required=True),
+        Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE", "an input of the tasks: year=2024", repeats=True),
+        Argument("task", Kind.TASK, ("--task",), "TASK", "the variable that holds a task to run; it ought to succeed"),
+        Argument("failing", Kind.TASK, ("--failing",), "TASK", "the variable that holds a task that ought to fail"),
+        _SERVICE,
+        Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "how long a job may take to its end; 60s if not given"),
+        Argument("strict", Kind.FLAG, ("--strict",), help="raise an error where something is wrong, so that Run All stops"),
+        _HELP,
+    ), (
+        ("%agent check my_job", "its listing, and whether it would run elsewhere"),
+        ("%agent check my_job --task job rows=3", "all of it, with the task job"),
+        ("%agent check my_job --task job --failing bad --strict", "also how it fails; an error where something is wrong"),
+    )),
+    Command("%agent export", "Write agents of this notebook as a service for a cluster",
+        "Writes a module of their source and all that it needs, requirements with the versions in use, a Dockerfile, manifests for "
+        "Kubernetes, values for Flyte's chart, FlytePropeller's configuration, and a README. What cannot be taken along is named.", (
+        Argument("folder", Kind.TEXT, (), "DIR", "a new folder, an empty one, or one that was exported before", required=True),
+        Argument("types", Kind.TASK_TYPE, ("--types",), "TYPE,...",
+            "which task types; if not given, those whose agents cells define", repeats=True),
+        Argument("image", Kind.TEXT, ("--image",), "NAME:TAG", "what the image is to be called; if not given, as the folder"),
+        Argument("namespace", Kind.TEXT, ("--namespace",), "NAME", "the cluster's namespace; flyte if not given"),
+        _HELP,
+    ), (
+        ("%agent export my-agents", "all agents that cells define"),
+        ("%agent export my-agents --types my_job --image my.registry/agents:2", "one of them, for that image"),
+    )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
@@ -100,6 +100,8 @@ class AgentMagics(Magics):
             "serve": self._serve,
             "stop": self._stop,
             "sandbox": self._sandbox,
+            "check": self._check_agent,
+            "export": self._export,
             "remove": self._remove,
             "nest": self._nest,
         }
@@ -151,20 +153,9 @@ class AgentMagics(Magics):
         )
 
     def _task(self, arguments: AgentArguments) -> Any:
-        """The task that the line names."""
-        from flytekit.core.base_task import PythonTask
+        from flyteagent_nb.notebook.named_tasks import named_task
 
-        namespace = self.shell.user_ns
-        task = grammar.variable(arguments.task, namespace)
-        if not isinstance(task, PythonTask):
-            tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
-            near = None if callable(task) else closest(arguments.task, tasks)
-            raise ArgumentError(
-                f"{arguments.task} is not a task but a {type(task).__name__}",
-                suggestion=near,
-                hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
-            )
-        return task
+        return named_task(arguments.task, self.shell.user_ns)
 
     def _serve(self, arguments: AgentArguments) -> View:
         address = self._workspace.serve(
@@ -189,6 +180,16 @@ class AgentMagics(Magics):
         from flyteagent_nb.notebook.sandbox_verb import run_sandbox
 
         return run_sandbox(arguments, self._workspace, self._showing, self.shell.user_ns)
+
+    def _check_agent(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.check_verb import run_check
+
+        return run_check(arguments, self._workspace, self._showing, self.shell)
+
+    def _export(self, arguments: AgentArguments) -> View:
+        from flyteagent_nb.notebook.export_verb import run_export
+
+        return run_export(arguments, self._workspace, self._showing, self.shell)
 
     def _remove(self, arguments: AgentArguments) -> View:
         removed = self._workspace.remove(arguments.task_type, arguments.version)
@@ -219,15 +220,23 @@ class AgentMagics(Magics):
                 workspace.masking.text,
             )
         service = arguments.service or None
+
+        def submit() -> Run:
+            if arguments.on:
+                from flyteagent_nb.shipping.cluster import submit_to_cluster
+
+                return submit_to_cluster(workspace, task, inputs, arguments.on)
+            return workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+
         if arguments.background:
-            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            run = submit()
             self._bind(arguments.run_name, run)
             return run
         with (
             self._showing.wait(quiet=arguments.quiet, preview=bool(arguments.outputs)) as wait,
             stop_guard(workspace.config.stop_grace, wait) as guard,
         ):
-            run = workspace.submit(task, inputs, service=service, retries=retries, timeout=seconds, code=code)
+            run = submit()
             self._bind(arguments.run_name, run)
             guard.wait([run])
         value = run.result()
@@ -263,7 +272,13 @@ class AgentMagics(Magics):
 
         workspace, kind = self._workspace, task.task_type
         served = any(e.task_type == kind for e in workspace.catalog.entries())
-        if not (arguments.service or served or runs_on_agent(task) or workspace.serves(kind, task.task_type_version)):
+        if not (
+            arguments.service
+            or arguments.on
+            or served
+            or runs_on_agent(task)
+            or workspace.serves(kind, task.task_type_version)
+        ):
             raise TaskTypeNotFoundError(
                 f"no agent runs task '{task.name}': it is a {kind}",
                 task_type=kind,
@@ -300,7 +315,7 @@ class AgentMagics(Magics):
 
     def _known_type(self, arguments: AgentTaskArguments) -> None:
         """Tell of a misspelt task type before the cell is read as the wrong language."""
-        if arguments.task_type and not arguments.service:
+        if arguments.task_type and not (arguments.service or arguments.on):
             entries = self._workspace.catalog.entries()
             if all(e.task_type != arguments.task_type for e in entries):
                 self._workspace.catalog.current(arguments.task_type)

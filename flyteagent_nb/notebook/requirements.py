@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flyteagent_nb.notebook.environment import SIGNS, Finding, Sign, version_of
+from flyteagent_nb.findings import Finding, Sign
+from flyteagent_nb.notebook.environment import SIGNS, version_of
 from flyteagent_nb.notebook.grammar import SANDBOXES
 from flyteagent_nb.plugins import PLUGINS, hint_of_type, is_installed, mending_command, normal, plugin_of_type
 

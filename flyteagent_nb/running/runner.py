@@ -161,6 +161,11 @@ class Runner:
         self.thread.call_soon(self._start, driven)
         return run
 
+    def adopt(self, run: Run) -> None:
+        """Keep a run that somebody else drives among the runs, so that it is listed and found."""
+        self._runs[run.id] = run
+        run.on_done(lambda: self._finished.append(run))
+
     def cancel(self, run: Run) -> None:
         """Stop the job and end the run; returns at once."""
         self.thread.call_soon(self._cancel, run.id)

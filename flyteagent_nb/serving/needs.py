@@ -75,6 +75,12 @@ def needs_of(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
     return tuple(sorted(found.values(), key=lambda n: (n.met, not n.required, order.index(n.kind), n.name)))
 
 
+def needs_of_source(source: str, given: Container[str] = ()) -> tuple[Need, ...]:
+    """The same, read off the text of a module that is not imported here."""
+    found = {(need.kind, need.name): need for need in _Reader("__main__", "", given).read(ast.parse(source))}
+    return tuple(sorted(found.values(), key=lambda need: (need.kind, need.name)))
+
+
 def missing(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
     """What the agent cannot do without and is not there. The arguments are those of :func:`needs_of`."""
     return tuple(need for need in needs_of(entry, given) if need.required and not need.met)

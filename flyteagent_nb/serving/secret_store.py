@@ -57,6 +57,11 @@ class SecretStore:
         """The names, in the order in which they came."""
         return tuple(self._values)
 
+    def variables(self) -> dict[str, str]:
+        """The secrets as flytekit's environment variables, for a process of ours that runs the same agents."""
+        with self._lock:
+            return {f"{VARIABLES}{name}": value for name, value in self._values.items()}
+
     def put(self, name: str, value: str) -> bool:
         """Keep a secret, instead of an earlier one of that name.
 

@@ -303,3 +303,20 @@ def test_language_models(run: Any) -> None:
         late = (flights.loc[flights["carrier"] == carrier, "dep_delay"] > 15).mean()
         assert f"You said: {name}: {late:.0%} left late." in answers
     assert text_of(made, "%agent runs").count("(stand-in)") == 5
+
+
+def test_to_production(run: Any) -> None:
+    made = run("08_to_production")
+    delays = of_2013("flights.csv.zip").groupby("carrier")["dep_delay"].mean()
+    assert float(text_of(made, "%agent run delay carrier='UA'").splitlines()[-1]) == pytest.approx(delays["UA"])
+    assert float(text_of(made, "%agent run delay carrier='HA'").splitlines()[-1]) == pytest.approx(delays["HA"])
+    before, after = (
+        text_of(made, "report = %agent check"),
+        text_of(made, "@dataclass\nclass DelayJob(ResourceMeta):\n    job: str\n    carrier"),
+    )
+    assert re.findall(r"(?m)^✗ (\w[\w ]+?)  ", before) == ["delete twice", "restart"] and "in another process" in before
+    assert "delays: all is well" in after and "(in another process) says: SUCCEEDED again" in after
+    assert "serves   delays" in text_of(made, "exported = ") and "all is well" in text_of(made, "exported = ")
+    source, _, _ = text_of(made, "print((exported").partition("# For FlytePropeller")
+    assert "class DelayJob" in source and "httpx" in source and "pandas" not in source and "carriers" not in source
+    assert "delays: all is well" in text_of(made, "import socket")

@@ -1,0 +1,31 @@
+"""The tasks that variables hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.notebook.values import variable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def named_task(name: str, namespace: Mapping[str, Any]) -> Any:
+    """The task that a variable holds, with dots for attributes.
+
+    Raises:
+        ArgumentError: there is no such variable, or it is no task.
+    """
+    from flytekit.core.base_task import PythonTask
+
+    task = variable(name, namespace)
+    if not isinstance(task, PythonTask):
+        tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
+        near = None if callable(task) else closest(name, tasks)
+        raise ArgumentError(
+            f"{name} is not a task but a {type(task).__name__}",
+            suggestion=near,
+            hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
+        )
+    return task

@@ -1,0 +1,221 @@
+"""The statements of a notebook's cells: which of them says what a name is, and which names it needs itself. Nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import linecache
+import symtable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_MAGIC = "get_ipython"
+_IPYTHON = frozenset({_MAGIC, "display"})  # it puts them among Python's own
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_COMPREHENSIONS = frozenset({"listcomp", "setcomp", "dictcomp", "genexpr"})
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """One top-level statement of a cell.
+
+    Attributes:
+        node: its syntax.
+        source: its text, as it was written, decorators with it.
+        place: the number of its cell and its line, which put statements in order.
+        binds: the names that it gives a value.
+        eager: the names that it needs when it runs.
+        lazy: the names that functions in it need when they are called.
+    """
+
+    node: ast.stmt
+    source: str
+    place: tuple[int, int]
+    binds: frozenset[str]
+    eager: frozenset[str] = field(repr=False)
+    lazy: frozenset[str] = field(repr=False)
+
+    @property
+    def is_definition(self) -> bool:
+        """Whether it is a function or a class."""
+        return isinstance(self.node, _DEFINITIONS)
+
+    @property
+    def is_import(self) -> bool:
+        """Whether it is an import."""
+        return isinstance(self.node, _IMPORTS)
+
+    @property
+    def uses_magic(self) -> bool:
+        """Whether a magic is in it."""
+        return _MAGIC in self.eager | self.lazy
+
+
+class Cells:
+    """The cells of a notebook, in the order in which they ran."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        """Read them.
+
+        Args:
+            sources: the cells as Python, magics as IPython translates them; what is not Python is passed over.
+        """
+        self.statements: list[Statement] = []
+        for number, source in enumerate(sources):
+            self.statements += statements_of(source, number)
+        self._future = {s.place[0] for s in self.statements if _is_future(s.node)}
+
+    def binding(self, name: str, value: Any = None) -> Statement | None:
+        """The statement that says what ``name`` is: of a function or class the very one that made ``value``, else the last."""
+        if (made := _made_by(name, value)) is not None:
+            same = [s for s in self.statements if s.is_definition and s.source == made.source]
+            return same[-1] if same else made
+        found = [s for s in self.statements if name in s.binds]
+        return found[-1] if found else None
+
+    def quotes_annotations(self, statement: Statement) -> bool:
+        """Whether the statement's cell says ``from __future__ import annotations``."""
+        return statement.place[0] in self._future
+
+    def registrations(self) -> list[tuple[Statement, ast.Call]]:
+        """The statements that register agents, each with its call."""
+        return [
+            (statement, call)
+            for statement in self.statements
+            if not statement.is_definition
+            for call in ast.walk(statement.node)
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "register"
+            and ast.unparse(call.func.value).endswith("Registry")
+        ]
+
+
+def statements_of(source: str, number: int) -> Iterator[Statement]:
+    """The top-level statements of a cell; of a cell magic that has Python below it, those in its body."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # not Python: SQL, YAML, or a cell that did not run
+        return
+    for node in tree.body:
+        body = _magic_body(node)
+        if body is not None:
+            yield from statements_of(body, number)
+            continue
+        text = _text_of(node, source)
+        eager, lazy = needs_of(text)
+        yield Statement(node, text, (number, node.lineno), frozenset(_bound(node)), eager, lazy)
+
+
+def needs_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The global names that a statement needs when it runs, and those that functions in it need when they are called."""
+    table = symtable.symtable(source, "<cell>", "exec")
+    eager: set[str] = set()
+    lazy: set[str] = set()
+
+    def walk(table: symtable.SymbolTable, names: set[str]) -> None:
+        top = table.get_type() == "module"
+        names |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
+        for child in table.get_children():
+            later = child.get_type() == "function" and child.get_name() not in _COMPREHENSIONS
+            walk(child, lazy if later else names)
+
+    walk(table, eager)
+    eager |= _quoted(ast.parse(source))
+    return frozenset(n for n in eager if not _builtin(n)), frozenset(n for n in lazy - eager if not _builtin(n))
+
+
+def _quoted(tree: ast.AST) -> set[str]:
+    """The names in annotations that are written as texts."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        annotation = getattr(node, "annotation", None) or getattr(node, "returns", None)
+        for part in ast.walk(annotation) if annotation is not None else ():
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                try:
+                    inner = ast.parse(part.value, mode="eval")
+                except SyntaxError:  # a word of Annotated or Literal
+                    continue
+                found |= {n.id for n in ast.walk(inner) if isinstance(n, ast.Name)}
+    return found
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _builtin(name: str) -> bool:
+    known = hasattr(builtins, name) and name not in _IPYTHON
+    return known or name in ("__name__", "__file__", "__annotations__", "__class__")
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement binds at the top level."""
+    if isinstance(node, _DEFINITIONS):
+        yield node.name
+        return
+    for part in _shallow(node):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            yield part.id
+        elif isinstance(part, _DEFINITIONS):
+            yield part.name
+        elif isinstance(part, _IMPORTS):
+            yield from ((alias.asname or alias.name.partition(".")[0]) for alias in part.names)
+
+
+def _shallow(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a statement, without what is inside functions, classes and comprehensions."""
+    yield node
+    if isinstance(node, (*_DEFINITIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _shallow(child)
+
+
+def _magic_body(node: ast.stmt) -> str | None:
+    """The Python below a cell magic; None for any other statement."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and len(call.args) == 3):
+        return None
+    owner, last = call.func.value, call.args[2]
+    is_magic = isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == _MAGIC
+    if not is_magic or call.func.attr != "run_cell_magic":
+        return None
+    return last.value if isinstance(last, ast.Constant) and isinstance(last.value, str) else ""
+
+
+def _text_of(node: ast.stmt, source: str) -> str:
+    """The statement's lines, decorators with them."""
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    lines = source.splitlines()
+    if node.col_offset == 0 and (node.end_lineno or first) <= len(lines):
+        text = "\n".join(lines[first - 1 : node.end_lineno])
+        try:
+            if len(ast.parse(text).body) == 1:
+                return text
+        except SyntaxError:
+            pass
+    return ast.unparse(node)  # two statements on a line
+
+
+def _made_by(name: str, value: Any) -> Statement | None:
+    """The statement that made a function or class of a cell, found by the code that Python keeps of it."""
+    if getattr(value, "__module__", None) != "__main__":
+        return None
+    owners = [value, *vars(value).values()] if isinstance(value, type) else [value]
+    for owner in owners:
+        owner = getattr(owner, "__wrapped__", getattr(owner, "fget", None) or getattr(owner, "__func__", owner))
+        code = getattr(owner, "__code__", None)
+        if code is None:
+            continue
+        lines = linecache.getlines(code.co_filename)
+        for statement in statements_of("".join(lines), 0) if lines else ():
+            node = statement.node
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            if name in statement.binds and first <= code.co_firstlineno <= (node.end_lineno or first):
+                return statement
+    return None

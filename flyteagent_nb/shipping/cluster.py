@@ -1,0 +1,256 @@
+"""The same task on a Flyte cluster: registered, executed and followed with flytekit's FlyteRemote, and shown as any other run.
+
+Nothing of the cluster's side is ours: FlyteRemote registers the task and uploads what its inputs need, the cluster's FlytePropeller and
+its agents do the work. A thread for each run asks how it goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flytekit.configuration import Config, ImageConfig, SerializationSettings
+from flytekit.exceptions.base import FlyteException
+from flytekit.models.core.execution import WorkflowExecutionPhase as P
+from flytekit.models.literals import LiteralMap
+from flytekit.remote import FlyteRemote
+
+from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, RunAbortedError, RunFailedError
+from flyteagent_nb.running import tasks
+from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flytekit.core.base_task import PythonTask
+
+    from flyteagent_nb.workspace import Workspace
+
+LOOK = (0.2, 5.0)
+"""Seconds between two looks at an execution: at first, and after a while."""
+
+FAILURES = 10
+"""So many looks may fail in a row before the run is given up; the execution goes on."""
+
+SERVICE = "cluster"
+"""The name that stands for the cluster where others have that of an agent service."""
+
+_PHASES = {
+    P.UNDEFINED: "QUEUED",
+    P.QUEUED: "QUEUED",
+    P.RUNNING: "RUNNING",
+    P.SUCCEEDING: "RUNNING",
+    P.SUCCEEDED: "SUCCEEDED",
+    P.FAILING: "RUNNING",
+    P.FAILED: "FAILED",
+    P.TIMED_OUT: "FAILED",
+    P.ABORTED: "ABORTED",
+    P.ABORTING: "RUNNING",
+}
+
+
+def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mapping[str, Any], config: str) -> Run:
+    """Start a task on a cluster; returns at once.
+
+    Args:
+        workspace: the open workspace, among whose runs it is listed.
+        task: the task. A function task whose code is in the notebook is sent along pickled, by flytekit's interactive mode, and runs in
+            the task's own image or flytekit's default one; any other is its template.
+        inputs: Python values by name.
+        config: the configuration file of flytectl and flytekit, or ``sandbox`` for flytekit's own local cluster.
+
+    Returns:
+        The run: ``cancel`` terminates its execution.
+
+    Raises:
+        ArgumentError: there is no such file.
+        InputError: inputs that do not fit the interface.
+    """
+    values = tasks.complete_inputs(task, inputs)
+    remote = _remote(config, workspace, sends_code=tasks.needs_code(task))
+    metadata = task.metadata
+    snapshot = RunSnapshot(
+        id=secrets.token_hex(5),
+        name=task.name,
+        task_type=task.task_type,
+        version=task.task_type_version,
+        service=SERVICE,
+        phases=(PhaseChange("QUEUED", time.time()),),
+        attempts=(metadata.retries if metadata else 0) + 1,
+        submitted=time.time(),
+    )
+    control = _Execution(workspace, remote, task, values)
+    run = Run(snapshot, control)
+    workspace.runner.adopt(run)
+    context = tasks.current_context()
+    threading.Thread(
+        target=lambda: tasks.in_context(context, control.drive, run),
+        name=f"flyteagent_nb-cluster-{run.id}",
+        daemon=True,
+    ).start()
+    return run
+
+
+def _remote(config: str, workspace: Workspace, *, sends_code: bool) -> FlyteRemote:
+    if config != "sandbox" and not Path(config).expanduser().is_file():
+        raise ArgumentError(
+            f"there is no configuration {config}",
+            hint="--on takes flytectl's file, mostly ~/.flyte/config.yaml, or sandbox for a local cluster",
+        )
+    settings = workspace.config.freeze()
+    made = Config.for_sandbox() if config == "sandbox" else Config.auto(str(Path(config).expanduser()))
+    return FlyteRemote(made, settings.project, settings.domain, interactive_mode_enabled=sends_code)
+
+
+class _Execution:
+    """Drives one execution, on a thread of its own; what its run shows is published on the loop's thread."""
+
+    def __init__(
+        self, workspace: Workspace, remote: FlyteRemote, task: PythonTask[Any], inputs: Mapping[str, Any]
+    ) -> None:
+        self._workspace = workspace
+        self._runner = workspace.runner
+        self._remote = remote
+        self._task = task
+        self._inputs = dict(inputs)
+        self._cancelled = threading.Event()
+        self._began = time.monotonic()
+
+    # --- what a run asks of its control; any thread ---
+
+    def cancel(self, run: Run) -> None:
+        """Terminate the execution; returns at once."""
+        if not run.done:
+            self._cancelled.set()
+            self._publish(run, stopping=True)
+
+    def captured(self, run: Run) -> list[str]:
+        """Nothing: the agents are elsewhere, and their logs behind the links."""
+        return []
+
+    def check_may_block(self) -> None:
+        """As any run."""
+        self._runner.check_may_block()
+
+    def check_may_await(self) -> None:
+        """As any run."""
+        self._runner.check_may_await()
+
+    # --- its own thread ---
+
+    def drive(self, run: Run) -> None:
+        """Register, execute, and look until the end."""
+        try:
+            values, returned = self._drive(run)
+        except FlyteAgentNBError as error:
+            phase = "ABORTED" if isinstance(error, RunAbortedError) else "FAILED"
+            self._finish(run, phase, error=error)
+        except Exception as error:  # flytekit's, gRPC's and a type's own errors, of many kinds; whoever waits must wake
+            self._finish(run, "FAILED", error=self._failed(run, f"{type(error).__name__}: {_line(error)}", cause=error))
+        else:
+            self._finish(run, "SUCCEEDED", values, returned)
+
+    def _drive(self, run: Run) -> tuple[dict[str, Any], Any]:
+        self._publish(run, message="registering the task")
+        remote = self._remote
+        settings = SerializationSettings(
+            image_config=ImageConfig.auto_default_image(), project=remote.default_project, domain=remote.default_domain
+        )
+        execution = remote.execute_local_task(
+            self._task, self._inputs, version=self._version(settings), serialization_settings=settings
+        )
+        links = (("console", remote.generate_console_url(execution)),)
+        self._publish(run, log_links=links, message=f"execution {execution.id.name}")
+        delay, failures, terminated = LOOK[0], 0, False
+        while True:
+            if self._cancelled.is_set() and not terminated:
+                remote.terminate(execution, "cancelled from a notebook")
+                terminated = True
+            try:
+                execution = remote.sync(execution)
+            except FlyteException as error:
+                failures += 1
+                if failures > FAILURES:
+                    raise
+                self._publish(run, message=f"it cannot be asked: {_line(error)}")
+            else:
+                failures = 0
+                phase = execution.closure.phase
+                self._publish(run, phase=_PHASES.get(phase, "RUNNING") if not execution.is_done else run.phase)
+                if execution.is_done:
+                    return self._ended(run, execution)
+            # A cancel wakes it, once.
+            (self._cancelled.wait if not terminated else time.sleep)(delay)
+            delay = min(LOOK[1], delay * 1.3)
+
+    def _ended(self, run: Run, execution: Any) -> tuple[dict[str, Any], Any]:
+        phase, problem = execution.closure.phase, execution.closure.error
+        if phase == P.SUCCEEDED:
+            found = execution.outputs.literals if execution.outputs is not None else {}
+            with self._remote.remote_context() as context:
+                return tasks.convert_outputs(self._task, context, LiteralMap(found).to_flyte_idl())
+        said = problem.message if problem is not None else P.enum_to_string(phase)
+        if phase == P.ABORTED:
+            raise RunAbortedError(
+                f"run {run.id} of task '{run.name}' was cancelled on the cluster", run_id=run.id, task=run.name,
+                task_type=run.task_type, phase="ABORTED", log_links=run.log_links, attempts=1,
+            )  # fmt: skip
+        raise self._failed(run, said, code=problem.code if problem is not None else "")
+
+    def _failed(self, run: Run, said: str, *, code: str = "", cause: Exception | None = None) -> RunFailedError:
+        error = RunFailedError(
+            f"task '{run.name}' ({run.task_type}) failed on the cluster: {said}", run_id=run.id, task=run.name,
+            task_type=run.task_type, phase="FAILED", code=code, agent_message=said, log_links=run.log_links, attempts=1,
+            hint="the console has its logs" if run.log_links else "look into the file that --on names: endpoint, insecure, sign-in",
+        )  # fmt: skip
+        error.__cause__ = cause
+        return error
+
+    def _version(self, settings: SerializationSettings) -> str:
+        """The same for the same task, so that it is registered once; another each time where code goes along."""
+        if self._remote.interactive_mode_enabled:
+            return f"nb-{secrets.token_hex(8)}"
+        template = tasks.serialized(self._task, settings)
+        return f"nb-{hashlib.sha256(template.SerializeToString(deterministic=True)).hexdigest()[:16]}"
+
+    # --- to the loop's thread ---
+
+    def _publish(self, run: Run, **changes: Any) -> None:
+        def publish() -> None:
+            snapshot = run.snapshot
+            if snapshot.done:
+                return
+            masked = {name: self._workspace.masking.value(value) for name, value in changes.items()}
+            phase = masked.get("phase", snapshot.phase)
+            if phase != snapshot.phase:
+                masked["phases"] = (*snapshot.phases, PhaseChange(phase, time.time()))
+            run.publish(snapshot._replace(**masked))
+
+        self._runner.thread.call_soon(publish)
+
+    def _finish(
+        self, run: Run, phase: str, values: dict[str, Any] | None = None, returned: Any = None, *,
+        error: FlyteAgentNBError | None = None,
+    ) -> None:  # fmt: skip
+        def finish() -> None:
+            snapshot, now = run.snapshot, time.time()
+            self._workspace.masking.error(error)
+            last = snapshot._replace(
+                phase=phase,
+                phases=(*snapshot.phases, PhaseChange(phase, now)),
+                ended=now,
+                seconds=time.monotonic() - self._began,
+                error=error,
+                error_code=getattr(error, "code", ""),
+            )
+            run.finish(last, values, returned)
+
+        self._runner.thread.call_soon(finish)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

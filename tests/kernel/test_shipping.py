@@ -1,0 +1,99 @@
+"""``%agent check`` and ``%agent export`` in a kernel: agents of cells in another process, those that cannot go there, and Run All."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kernel.harness import LOAD, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kernel.harness import Kernel
+
+pytestmark = pytest.mark.kernel
+
+HEAD = f"""
+import os, sys
+os.environ["SOUND_JOBS"] = os.getcwd()
+os.environ["PYTHONPATH"] = sys.path[0] = {str(ROOT / "tests")!r}
+from flytekit.core.base_task import PythonTask
+from flytekit.core.interface import Interface
+from flytekit.extend.backend.base_connector import ConnectorRegistry
+from sound import Sound
+"""
+MEMORY = """
+MADE = {}
+
+class Forgetful(Sound):
+    name = "Forgetful"
+    async def create(self, task_template, inputs=None, **kwargs):
+        meta = await super().create(task_template, inputs, **kwargs)
+        MADE[meta.job_id] = True
+        return meta
+    async def get(self, resource_meta, **kwargs):
+        MADE[resource_meta.job_id]
+        return await super().get(resource_meta, **kwargs)
+
+ConnectorRegistry.register(Forgetful("forgetful"))
+job = PythonTask("forgetful", "good", None, interface=Interface({"year": int}, {"n": int}))
+"""
+CLOSURE = """
+def made(secret):
+    class Inner(Sound):
+        name = "Inner"
+        def failed(self):
+            return secret
+    return Inner("inner")
+
+[ConnectorRegistry.register(each) for each in [made(1)]]
+inner = PythonTask("inner", "good", None, interface=Interface({}, {"n": int}))
+"""
+
+
+def test_an_agent_of_a_cell_is_checked_in_another_process(kernel: Kernel) -> None:
+    kernel.ok(LOAD)
+    kernel.ok(HEAD)
+    kernel.ok(MEMORY)
+    cell = kernel.ok("report = %agent check forgetful --task job year=1\nreport")
+    assert set(cell.result) == {"text/plain", "text/html"} and "✗ restart" in cell.text
+    # A fresh object would have the memory of the notebook; another process has not.
+    assert "a second service (in another process) cannot get the job: KeyError" in cell.text
+    assert kernel.value("[f.what for f in report.bad], report.passed") == "(['restart'], False)"
+    assert kernel.value("[name for name in os.listdir() if len(name) == 32]") == "[]"  # no job is left
+    failed = kernel.fails("%agent check forgetful --task job year=1 --strict")
+    assert failed.ename == "CheckError" and "restart: a second service" in failed.error
+    assert kernel.complete("%agent check forg") == ["forgetful"]
+    assert kernel.complete("%agent check forgetful --task j") == ["job"]
+    assert kernel.complete("%agent check forgetful --task job y") == ["year="]
+
+
+def test_an_agent_that_cannot_leave_the_kernel(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.ok(LOAD)
+    kernel.ok(HEAD)
+    kernel.ok(CLOSURE)
+    text = kernel.ok("%agent check inner --task inner").text
+    assert "✗ elsewhere" in text and "the class Inner is made inside made()" in text
+    assert (
+        "not tried: it cannot be taken out of this kernel, and a fresh Inner() fails" in text or "fresh object" in text
+    )
+    text = kernel.ok("%agent export out").text
+    assert "✗ elsewhere" in text and "no cell says how it was called" in text
+    assert "is not empty, and no earlier export" in kernel.fails("%agent export .").error
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("check", "needs TYPE"),
+        ("check sensr", "did you mean sensor?"),
+        ("check sensor --task nothing", "there is no variable nothing"),
+        ("check sensor --service nowhere", "no agent service is called 'nowhere'"),
+        ("export", "needs DIR"),
+    ],
+)
+def test_lines_that_do_not_do(kernel: Kernel, line: str, told: str) -> None:
+    kernel.ok(LOAD)
+    assert told in kernel.fails(f"%agent {line}").error

@@ -1,0 +1,100 @@
+"""``--on``: the very same task on a cluster, by flytekit's FlyteRemote, against an AdminService of flyteidl's stubs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from admin_service import Cluster, cluster, configuration
+from flyteidl.core.literals_pb2 import LiteralMap
+from scripted_tasks import PATIENCE, scripted_task, until
+
+from flyteagent_nb.errors import ArgumentError, InputError, RunAbortedError, RunFailedError
+from flyteagent_nb.notebook.arguments import parse_agent, parse_agent_task
+from flyteagent_nb.shipping.cluster import submit_to_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flyteagent_nb.workspace import Workspace
+
+pytest_plugins = ("fixtures_workspace",)
+
+
+@pytest.fixture
+def served() -> Iterator[Cluster]:
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def config(served: Cluster, tmp_path: Path) -> str:
+    return configuration(tmp_path, served.target)
+
+
+def plus_one(inputs: LiteralMap) -> LiteralMap:
+    made = LiteralMap()
+    made.literals["b"].scalar.primitive.integer = inputs.literals["a"].scalar.primitive.integer + 1
+    return made
+
+
+TASK = {"inputs": {"a": int}, "outputs": {"b": int}}
+
+
+def test_the_same_task_runs_there_and_is_followed(workspace: Workspace, served: Cluster, config: str) -> None:
+    served.outputs = plus_one
+    task = scripted_task("nobody_here_serves_it", name="add", phases=["SUCCEEDED"], **TASK)
+    run = submit_to_cluster(workspace, task, {"a": 4}, config)
+    assert run.result(PATIENCE) == 5 and run.outputs == {"b": 5}
+    assert [change.phase for change in run.phases] == ["QUEUED", "RUNNING", "SUCCEEDED"]
+    ((name, request),) = served.executions.items()
+    (spec,) = served.tasks.values()
+    # What is registered is what an agent here would get: type, custom, interface.
+    assert spec.template.type == "nobody_here_serves_it" and spec.template.custom["phases"][0] == "SUCCEEDED"
+    assert (request.project, request.domain) == ("flytesnacks", "development")
+    ((label, url),) = run.log_links
+    assert label == "console" and url.endswith(f"/executions/{name}")
+    assert workspace.runner.find(run.id) is run and run in workspace.runner.runs()
+    again = submit_to_cluster(workspace, task, {"a": 1}, config)
+    assert again.result(PATIENCE) == 2 and served.registered == ["add"]  # once for both
+    assert served.uploads == []
+
+
+def test_cancel_terminates_it(workspace: Workspace, served: Cluster, config: str) -> None:
+    served.phases = ["RUNNING"]
+    run = submit_to_cluster(workspace, scripted_task("x"), {}, config)
+    until(lambda: run.phase == "RUNNING")
+    run.cancel()
+    with pytest.raises(RunAbortedError):
+        run.result(PATIENCE)
+    assert run.phase == "ABORTED" and list(served.terminated.values()) == ["cancelled from a notebook"]
+
+
+def test_a_failure_has_the_clusters_words(workspace: Workspace, served: Cluster, config: str) -> None:
+    served.phases, served.error = ["RUNNING", "FAILING", "FAILED"], "the table is gone"
+    run = submit_to_cluster(workspace, scripted_task("x"), {}, config)
+    with pytest.raises(RunFailedError, match="the table is gone") as caught:
+        run.result(PATIENCE)
+    assert caught.value.code == "USER:Wrong" and run.phase == "FAILED" and not served.terminated
+
+
+def test_a_cluster_that_is_not_there(workspace: Workspace, tmp_path: Path) -> None:
+    run = submit_to_cluster(workspace, scripted_task("x"), {}, configuration(tmp_path, "127.0.0.1:1"))
+    with pytest.raises(RunFailedError, match="failed on the cluster") as caught:
+        run.result(100)
+    assert "the file that --on names" in str(caught.value)
+
+
+def test_what_is_wrong_is_told_at_once(workspace: Workspace, config: str) -> None:
+    with pytest.raises(ArgumentError, match="there is no configuration"):
+        submit_to_cluster(workspace, scripted_task("x"), {}, "/nowhere.yaml")
+    with pytest.raises(InputError, match="misses input 'a'"):
+        submit_to_cluster(workspace, scripted_task("x", **TASK), {}, config)
+
+
+def test_its_words_on_the_line() -> None:
+    assert parse_agent("run t --on c.yaml").on == parse_agent_task("x --on c.yaml").on == "c.yaml"
+    for more in ("--service kernel", "--retries 1", "--timeout 5s"):
+        with pytest.raises(ArgumentError, match="--on sends the task as it is"):
+            parse_agent(f"run t --on c.yaml {more}")

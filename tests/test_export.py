@@ -1,0 +1,259 @@
+"""``%agent export``: what is written, by the schemas of Kubernetes and by our own reader of propeller's configuration, and the folder."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cell_runs import AGENT, HEAD, META, CellRuns
+from packaging.requirements import Requirement
+
+from flyteagent_nb.errors import ExportError, TaskTypeNotFoundError
+from flyteagent_nb.notebook.export_verb import Exported
+from flyteagent_nb.running.propeller_config import read_propeller_config
+from flyteagent_nb.shipping.export import RECORD, Export, export
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flyteagent_nb.workspace import Workspace
+
+pytest_plugins = ("fixtures_workspace",)
+
+KUBERNETES = ("1.28", "1.31", "1.37")
+
+SYNC = """
+from flytekit.extend.backend.base_connector import SyncConnectorBase
+from flytekit.extend.backend.utils import get_connector_secret
+import os
+
+class S(SyncConnectorBase):
+    name = "S"
+    def __init__(self):
+        super().__init__(task_type_name="s")
+    def do(self, task_template, output_prefix, inputs=None, **kwargs):
+        os.environ["S_HOME"]
+        return Resource(phase=TaskExecution.SUCCEEDED, message=get_connector_secret("S_KEY"))
+ConnectorRegistry.register(S(), override=True)
+"""
+NEWER = 'class A2(A):\n    def __init__(self):\n        Base.__init__(self, metadata_type=Meta, task_type_name="a", task_type_version=2)\n'
+
+
+def cell_runs() -> CellRuns:
+    return CellRuns(
+        HEAD, META, "LIMIT = 4", AGENT.format(created="LIMIT"), "ConnectorRegistry.register(a, override=True)"
+    )
+
+
+def forget(workspace: Workspace) -> None:
+    for entry in workspace.catalog.entries():
+        if entry.in_notebook:
+            workspace.catalog.remove(entry.task_type, entry.version)
+
+
+@pytest.fixture
+def runs(workspace: Workspace) -> Iterator[CellRuns]:
+    forget(workspace)
+    yield cell_runs()
+    forget(workspace)
+
+
+def exported(workspace: Workspace, folder: Path, runs: CellRuns, **more: Any) -> Export:
+    return export(workspace, folder, cells=runs.sources, variables=runs.namespace, **more)
+
+
+@pytest.fixture(scope="module")
+def made(opened: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Once for all that only look at it: its module is tried in another process."""
+    forget(opened)
+    runs = cell_runs()
+    runs.run(SYNC)
+    runs.run(f"{NEWER}ConnectorRegistry.register(A2(), override=True)")
+    folder = tmp_path_factory.mktemp("made") / "My Agents"
+    try:
+        return exported(opened, folder, runs, image="registry.example.com/team/agents:7", namespace="flyte-prod")
+    finally:
+        forget(opened)
+
+
+def test_what_is_written(made: Export) -> None:
+    text = {path: (made.folder / path).read_text() for path in made.files}
+    assert made.types == (("a", 0), ("a", 2), ("s", 0)) and made.module == "my_agents"
+    assert set(text) == {
+        *(
+            "my_agents.py",
+            "requirements.txt",
+            "constraints.txt",
+            "pyproject.toml",
+            "Dockerfile",
+            ".dockerignore",
+        ),
+        *("kubernetes.yaml", "secret.yaml", "helm-values.yaml", "README.md"),
+        *("propeller-agent-service.yaml", "propeller-connector-service.yaml"),
+    }
+    assert {path.name for path in made.folder.iterdir()} == {*text, RECORD}
+    ast.parse(text["my_agents.py"])
+    assert "LIMIT = 4" in text["my_agents.py"]
+    for path, content in text.items():
+        assert "{{" not in content and "{%" not in content, path
+        assert re.search(r"\n\n\n\n", content) is None, path
+    assert [f.told for f in made.findings if f.sign == "ok"] == [
+        "my_agents.py imports in a process of its own, and registers its agents"
+    ]
+    assert not [f for f in made.findings if f.sign == "bad"]
+
+
+def test_the_versions_are_those_in_use(made: Export) -> None:
+    lines = [
+        r for path in ("requirements.txt", "constraints.txt") for r in (made.folder / path).read_text().splitlines()
+    ]
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    for pin in pins:
+        assert pin.specifier.contains(metadata.version(pin.name).partition("+")[0], prereleases=True), pin
+    direct = (made.folder / "requirements.txt").read_text()
+    assert "flytekit==" in direct and "grpcio-health-checking==" in direct and "ipykernel" not in direct
+    assert {"protobuf", "pyyaml"} <= {pin.name for pin in pins}
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_the_manifests(made: Export, version: str) -> None:
+    documents = [*yaml.safe_load_all((made.folder / "kubernetes.yaml").read_text())]
+    documents += yaml.safe_load_all((made.folder / "secret.yaml").read_text())
+    assert [d["kind"] for d in documents] == ["ServiceAccount", "Service", "Deployment", "Secret"]
+    for document in documents:
+        kubernetes_validate.validate(document, version, strict=True)
+        assert document["metadata"]["namespace"] == "flyte-prod" and document["metadata"]["name"] == "my-agents"
+    broken = json.loads(json.dumps(documents[2]))
+    broken["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["grpc"]["prot"] = 8000
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+def test_the_deployment_is_what_an_operator_would_want(made: Export) -> None:
+    _, service, deployment = yaml.safe_load_all((made.folder / "kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert service["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container["ports"]}
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert deployment["spec"]["replicas"] == 2 and pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container["image"] == "registry.example.com/team/agents:7"
+    assert container["envFrom"] == [{"secretRef": {"name": "my-agents"}}]
+    assert [each["name"] for each in container["env"]] == ["S_HOME"]
+    assert {container[f"{probe}Probe"]["grpc"]["port"] for probe in ("startup", "readiness", "liveness")} == {8000}
+    assert container["resources"]["requests"] and container["resources"]["limits"]
+    secret = yaml.safe_load((made.folder / "secret.yaml").read_text())
+    assert secret["stringData"] == {"_FSEC_S_KEY": ""}
+    values = yaml.safe_load((made.folder / "helm-values.yaml").read_text())
+    assert values["image"] == {
+        "repository": "registry.example.com/team/agents",
+        "tag": "7",
+        "pullPolicy": "IfNotPresent",
+    }
+    assert [each["name"] for each in values["podEnv"]] == ["_FSEC_S_KEY", "S_HOME"]
+    dockerfile = (made.folder / "Dockerfile").read_text()
+    assert 'CMD ["pyflyte", "serve", "connector", "--port", "8000"]' in dockerfile and "\nUSER 10001\n" in dockerfile
+    assert "my_agents.py" in dockerfile and "my_agents.py" in (made.folder / ".dockerignore").read_text()
+
+
+@pytest.mark.parametrize("spelling", ["agent", "connector"])
+def test_propellers_configuration_is_what_our_own_reader_reads(made: Export, spelling: str) -> None:
+    name = f"propeller-{spelling}-service.yaml"
+    config = read_propeller_config((made.folder / name).read_text(), name)
+    assert list(config.unknown) == []
+    (service,) = config.services.values()
+    assert service.endpoint == "dns:///my-agents.flyte-prod.svc.cluster.local:8000" and service.insecure
+    assert service.timeouts["CreateTask"] == 10.0
+    assert dict(config.routes) == {"a": "my-agents"}  # neither a version nor a sync agent
+    whole = yaml.safe_load((made.folder / name).read_text())
+    assert whole["tasks"]["task-plugins"]["default-for-task-types"]["a"] == f"{spelling}-service"
+
+
+def test_what_propeller_cannot_be_told_is_named(made: Export) -> None:
+    told = [f.told for f in made.findings if f.what == "routes"]
+    assert len(told) == 2
+    assert any("a in version 2 has no explicit route" in each for each in told)
+    assert any("s is sync" in each and "make propeller call CreateTask" in each for each in told)
+
+
+def test_the_readme_has_five_commands(made: Export) -> None:
+    block = re.search(r"```bash\n(.*?)```", (made.folder / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    commands = [line for line in block[1].splitlines() if line and not line.startswith("#")]
+    assert len(commands) == 5 and '--from-literal=_FSEC_S_KEY="$VALUE_OF_FSEC_S_KEY"' in commands[1]
+
+
+def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    runs.run(AGENT.format(created="nowhere").replace('"a"', '"b"').replace("A", "B").replace("BgentB", "AgentB"))
+    runs.namespace["B"].create.__globals__["nowhere"] = object()
+    runs.run("ConnectorRegistry.register(a, override=True)")
+    made = exported(workspace, tmp_path / "out", runs)
+    assert [f.told for f in made.findings if f.sign == "bad"] == [
+        "nowhere, which B needs, is a object that no cell makes"
+    ]
+    text = Exported(made).text()
+    assert "nowhere, which B needs" in text and "1 problem" in text and "out" in Exported(made).html()
+
+
+def test_an_import_that_fails_is_found_out(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    runs.run("PLACE = 5")
+    runs.run(AGENT.format(created="PLACE"))
+    runs.run("ConnectorRegistry.register(a, override=True)")
+    runs.sources[runs.sources.index("PLACE = 5")] = "PLACE = 1 // 0"  # as where it worked in this kernel only
+    (bad,) = [f for f in exported(workspace, tmp_path / "out", runs).findings if f.sign == "bad"]
+    assert "does not import: ZeroDivisionError" in bad.told
+
+
+def test_the_folder(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()  # an empty one
+    exported(workspace, folder, runs)
+    (folder / "notes.txt").write_text("mine")  # beside ours, it stays
+    exported(workspace, folder, runs)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "Dockerfile").write_text("FROM mine")
+    with pytest.raises(ExportError, match="Dockerfile changed since"):
+        exported(workspace, folder, runs)
+    assert (folder / "Dockerfile").read_text() == "FROM mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    with pytest.raises(ExportError, match="is not empty, and no earlier export"):
+        exported(workspace, other, runs)
+    with pytest.raises(ExportError, match="is a file"):
+        exported(workspace, other / "thesis.tex", runs)
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    with pytest.raises(TaskTypeNotFoundError, match="did you mean sensor"):
+        exported(workspace, tmp_path / "x", runs, types=["sensr"])
+    made = exported(workspace, tmp_path / "x", runs, types=["duckdb_query", "sensor"])
+    assert made.types == (("duckdb_query", 0), ("sensor", 0))
+    source = (made.folder / "x_agents.py").read_text()
+    assert "import flytekit.sensor" in source and "ConnectorRegistry.register(DuckDBAgent())" in source
+    assert "flyteagent-nb[duckdb]==" in (made.folder / "requirements.txt").read_text()
+    assert "duckdb==" in (made.folder / "requirements.txt").read_text() + (made.folder / "constraints.txt").read_text()
+    workspace.catalog.remove("a")
+    with pytest.raises(ExportError, match="no cell of this notebook defines an agent"):
+        exported(workspace, tmp_path / "y", runs)
+
+
+def test_an_agent_that_replaces_an_installed_one(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    before = workspace.catalog.current("sensor").agent
+    runs.run(AGENT.format(created="1").replace('task_type_name="a"', 'task_type_name="sensor"'))
+    runs.run("ConnectorRegistry.register(a)")
+    try:
+        made = exported(workspace, tmp_path / "z", runs, types=["sensor"])
+    finally:
+        workspace.catalog.register(before)
+    assert "ConnectorRegistry.register(a, override=True)" in (made.folder / "z_agents.py").read_text()
+    assert replace(made, findings=()).types == (("sensor", 0),)
