@@ -202,6 +202,10 @@ class Router:
             for name, service in tuple(self._services.items())
         ]  # fmt: skip
 
+    def connected(self, name: str) -> AgentService | None:
+        """The client of a connected service, or None."""
+        return self._services.get(name)
+
     def routes(self) -> dict[tuple[str, int | None], str]:
         """The explicit routes: service by task type and version, None for every version."""
         return dict(self._routes)
