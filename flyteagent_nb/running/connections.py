@@ -106,7 +106,12 @@ class Connections:
         self._thread.run(route())
 
     def find(self, name: str) -> Connection:
-        """A connected service."""
+        """A connected service.
+
+        Raises:
+            ServiceNotFoundError: it is not connected.
+        """
+        self._router.check(name)
         return next(each for each in self._router.connections() if each.name == name)
 
     def table(self) -> dict[tuple[str, int], Resolved]:
