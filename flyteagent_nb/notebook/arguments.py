@@ -124,8 +124,8 @@ class AgentArguments(SubmitArguments):
         certificate: serve: the file of a certificate for TLS, or "".
         key: serve: the file of its key, or "".
         address: stop: which one, or "" for all.
-        task_type: remove, doctor: the task type's name.
-        version: remove: its version, or None for every version.
+        task_type: remove, route, unroute, doctor: the task type's name.
+        version: remove, route, unroute: its version, or None for every version.
         service_name: connect, disconnect and route: the service's name.
         source: connect: the file with propeller's configuration, or "".
         tls: connect: encrypt.
@@ -224,7 +224,7 @@ def parse_agent(line: str) -> AgentArguments:
         raise ArgumentError(
             f"{given} is given without {lacking}", hint="TLS takes both; one file that has both is given for each"
         )
-    if verb == "remove":
+    if verb in ("remove", "route", "unroute"):
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
     if arguments.compare:

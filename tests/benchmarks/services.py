@@ -1,6 +1,6 @@
 """What N service processes behind one name do: runs per second of an agent that does nothing, on 1, 2 and 4 of them.
 
-``python tests/benchmarks/services.py [RUNS]``. The notebook's side is one process, this one, however many serve; on a machine with few cores
+``python tests/benchmarks/services.py [RUNS]``. The notebook's side is one process, this one, however many serve; with few cores
 it is what the figures show.
 """
 

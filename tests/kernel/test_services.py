@@ -48,6 +48,14 @@ def test_one_task_on_two_services(kernel: Kernel) -> None:
         )
         wrong = kernel.fails("%agent run canary --compare dve kernel")
         assert wrong.ename == "ServiceNotFoundError" and "dev" in wrong.error
+        assert "noop goes to dev" in kernel.value("%agent route noop dev")
+        assert "noop@1 goes to kernel" in kernel.value("%agent route noop@1 kernel")
+        routes = "flyteagent_nb.get_workspace().runner.router.routes()"
+        assert kernel.value(f"import flyteagent_nb\n{routes}") == "{('noop', None): 'dev', ('noop', 1): 'kernel'}"
+        kernel.ok("noop = scripted_task('noop')\n%agent run noop -q -r run")
+        assert kernel.value("run.service") == "dev"
+        kernel.ok("%agent unroute noop\n%agent unroute noop@1")
+        assert kernel.value(routes) == "{}"
         kernel.ok("slow = scripted_task(phases=['RUNNING'])\nscripted.jobs.clear()")
         cell = stopped(kernel, "%agent run slow --compare dev kernel")
         assert cell.ename == "TaskStopped", cell
