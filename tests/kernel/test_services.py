@@ -53,7 +53,7 @@ def test_one_task_on_two_services(kernel: Kernel) -> None:
         routes = "flyteagent_nb.get_workspace().runner.router.routes()"
         assert kernel.value(f"import flyteagent_nb\n{routes}") == "{('noop', None): 'dev', ('noop', 1): 'kernel'}"
         kernel.ok("noop = scripted_task('noop')\n%agent run noop -q -r run")
-        assert kernel.value("run.service") == "dev"
+        assert kernel.value("run.service") == "'dev'"
         kernel.ok("%agent unroute noop\n%agent unroute noop@1")
         assert kernel.value(routes) == "{}"
         kernel.ok("slow = scripted_task(phases=['RUNNING'])\nscripted.jobs.clear()")
