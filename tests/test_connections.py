@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from certificates import Authority
 from scripted import NoopAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
@@ -26,23 +27,26 @@ from flyteagent_nb.errors import (
 )
 from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList
+from flyteagent_nb.running.channels import TLS
 from flyteagent_nb.running.connections import target_of, trouble_of
 from flyteagent_nb.running.propeller_config import PropellerConfig, ServiceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from flyteagent_nb.running.routing import Connection
     from flyteagent_nb.workspace import Workspace
 
 pytest_plugins = ("fixtures_workspace",)
 
 
 @contextlib.contextmanager
-def elsewhere() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def elsewhere(*targets: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A service in another process, and its address."""
     script = os.path.join(os.path.dirname(__file__), "service_process.py")
     with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, script, *targets], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
@@ -145,6 +149,24 @@ def test_a_service_that_is_gone_keeps_its_listing_and_shows_since_when(workspace
         assert workspace.connections.table()["only_there", 0].service.name == "dev"
 
 
+def test_a_service_that_comes_back_on_its_port_is_used_again(workspace: Workspace) -> None:
+    def dev() -> Connection:
+        get_loop_thread().run(workspace.runner.router.refresh())
+        return workspace.connections.find("dev")
+
+    with elsewhere() as (address, process):
+        workspace.connections.connect("dev", address)
+        process.kill()
+        process.wait()
+    gone = dev()
+    assert gone.unreachable and dev().unreachable == gone.unreachable and gone.types >= 5
+    with elsewhere(address) as (again, _):
+        assert again == address
+        until(lambda: not dev().trouble)
+        assert dev().unreachable is None
+        assert service_of(workspace, "only_there") == "dev"
+
+
 def test_propeller_s_configuration(workspace: Workspace, address: str) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     config = PropellerConfig(
@@ -220,10 +242,35 @@ def test_a_service_that_is_no_agent_service_is_not_connected(workspace: Workspac
             connect("x", f"127.0.0.1:{port}")
     finally:
         server.stop(None).wait()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flyteagent_nb.running.connections.CONNECT_WAIT", 0.5)
+        with pytest.raises(ServiceError, match=r"does not answer within 0.5 s") as e:
+            connect("x", f"127.0.0.1:{silent.getsockname()[1]}")
+        assert "it may be no gRPC service" in e.value.hint
     with pytest.raises(ServiceError, match="asks for a token"):
         connect("x", workspace.serve(0).target)
     workspace.stop_serving()
     assert len(workspace.runner.router.connections()) == 1
+
+
+def test_a_certificate_that_does_not_fit(workspace: Workspace, tmp_path: Path) -> None:
+    connect, authority, other = (
+        workspace.connections.connect,
+        Authority(tmp_path / "ours"),
+        Authority(tmp_path / "other"),
+    )
+    for name, trusted, told in (
+        ("127.0.0.1", other, "has a certificate that does not fit"),
+        ("elsewhere.example", authority, "has the certificate of another name"),
+    ):
+        certificate, key = authority.issue(name)
+        address = workspace.serve(0, open=True, certificate=certificate, key=key).target
+        with pytest.raises(ServiceError, match=told) as e:
+            connect("x", address, tls=TLS(trusted.file))
+        assert e.value.hint
+        with pytest.raises(ServiceError, match=r"closes the connection|speaks something else"):  # in plain text
+            connect("x", address)
+        workspace.stop_serving()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +282,9 @@ def test_an_address(address: str, target: str) -> None:
     assert target_of(address) == target
 
 
-@pytest.mark.parametrize("address", ["h", "https://h:1", "h:x", ":1", "a:1,b"])
+@pytest.mark.parametrize(
+    "address", ["h", "https://h:1", "h:x", ":1", "a:1,b", "h:99999", "h:0", "127.0.0.1:1,127.0.0.1:99999"]
+)
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ArgumentError):
         target_of(address)
@@ -248,7 +297,7 @@ def test_what_is_no_address(address: str) -> None:
         ("UNAVAILABLE", "Peer name h is not in peer certificate", "the certificate of another name"),
         ("UNAVAILABLE", "SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "does not do with this encryption"),
         ("UNAVAILABLE", "Trying to connect an http1.x server", "speaks something else than gRPC"),
-        ("DEADLINE_EXCEEDED", "", "does not answer"),
+        ("DEADLINE_EXCEEDED", "", "does not answer within 15 s"),
         ("INTERNAL", "boom\nmore", "does not list its agents (INTERNAL: boom)"),
     ],
 )  # fmt: skip

@@ -37,7 +37,7 @@ class Control:
     def cancel(self, run: Run) -> None:
         self.cancelled.append(run)
 
-    def captured(self, run: Run) -> list[str]:
+    def logs(self, run: Run) -> list[str]:
         return [f"lines of {run.id}"]
 
     def check_may_block(self) -> None:

@@ -103,6 +103,7 @@ class AgentArguments(SubmitArguments):
     Attributes:
         verb: a key of :data:`VERBS`, or None for the overview. ``help run`` is the verb ``run`` with ``help``.
         task: run, form, attach and check: the variable that holds the task, with dots for attributes.
+        compare: run: the two services, or empty.
         phase: runs: a phase's name, or "" for all.
         limit: runs: how many, or None for all.
         run_id: show, logs, attach and settle: an id, the beginning of one, or ``last``.
@@ -144,6 +145,7 @@ class AgentArguments(SubmitArguments):
 
     verb: str | None = None
     task: str = ""
+    compare: tuple[str, ...] = ()
     phase: str = ""
     limit: int | None = None
     run_id: str = ""
@@ -230,12 +232,30 @@ def parse_agent(line: str) -> AgentArguments:
     if isinstance(values.get("task_type"), tuple):  # TYPE@VERSION
         values["task_type"], values["version"] = values["task_type"]
     arguments = _checked(AgentArguments(verb=verb, **values))
+    if arguments.compare:
+        _check_compare(arguments)
     if verb == "cancel" and bool(arguments.run_ids) == arguments.all_runs:
         raise ArgumentError(
             "%agent cancel takes the ids of runs or --all" + (", not both" if arguments.run_ids else ""),
             hint="write %agent cancel last for the newest run; %agent runs lists them",
         )
     return arguments
+
+
+def _check_compare(arguments: AgentArguments) -> None:
+    """Refuse what has no meaning for a run on two services."""
+    first, second = arguments.compare
+    if first == second:
+        raise ArgumentError(f"--compare {first} {second} is one service", hint="name two; %agent connect lists them")
+    for option, given in (
+        ("-o", arguments.outputs), ("-r", arguments.run_name), ("-b", arguments.background),
+        ("--service", arguments.service), ("--dry-run", arguments.dry_run),
+    ):  # fmt: skip
+        if given:
+            raise ArgumentError(
+                f"{option} is for one run, and --compare makes two",
+                hint="c = %agent run TASK --compare A B keeps both, in c.runs; what differs is in c.differences",
+            )
 
 
 def _place_action(values: dict[str, Any]) -> None:
@@ -294,11 +314,18 @@ def _values(command: Command, words: list[str]) -> dict[str, Any]:
                     found = f", and {rest[0]} is the next option" if rest else ""
                     raise ArgumentError(f"{spelled} needs its {option.metavar}{found}", hint=option.help)
                 text = rest.popleft()
+            more = [rest.popleft() for _ in range(option.words - 1) if rest and not is_option(rest[0])]
+            if text is not None and len(more) < option.words - 1:
+                raise ArgumentError(
+                    f"{spelled} needs {option.metavar}, and {text} is the first of them", hint=option.help
+                )
             if option.field in given and not option.repeats:
                 hint = "-o a,b takes several names at once" if option.kind is Kind.NEW_NAMES else "give it once"
                 raise ArgumentError(_twice(spelled, given[option.field]), hint=hint)
             given[option.field] = spelled
             _store(values, option, spelled, text)
+            if more:
+                values[option.field] = (values[option.field], *(read(option, each) for each in more))
     _place(command, positionals, values)
     for option in command.arguments:
         if option.required and option.field not in values and "help" not in values:

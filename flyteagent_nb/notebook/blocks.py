@@ -154,8 +154,15 @@ class GroupBlock(Block):
         """A line a run."""
         snapshots = [run.snapshot for run in self.runs]
         now = time.time()
+        several = len({s.service for s in snapshots if s.service}) > 1
         rows = [
-            (*render.look(s)[:2], s.name, render.type_text(s), render.seconds(s.elapsed), s.id)
+            (
+                *render.look(s)[:2],
+                f"{s.name} on {s.service}" if several and s.service else s.name,
+                render.type_text(s),
+                render.seconds(s.elapsed),
+                s.id,
+            )
             for s in snapshots[:LINES_SHOWN]
         ]
         told = "\n".join(

@@ -48,6 +48,7 @@ class Argument:
         repeats: whether it may be given more than once.
         required: whether it must be given.
         choices: the texts that it takes, for a choice.
+        words: how many texts follow it.
     """
 
     field: str
@@ -58,6 +59,7 @@ class Argument:
     repeats: bool = False
     required: bool = False
     choices: tuple[str, ...] = ()
+    words: int = 1
 
     @property
     def usage(self) -> str:

@@ -130,8 +130,10 @@ def _read(command: Command, words: list[str]) -> _Read:
     read = _Read()
     for word in words:
         if read.wanting is not None and not is_option(word):
-            read.given[read.wanting.field].append(word)
-            read.wanting = None
+            texts = read.given[read.wanting.field]
+            texts.append(word)
+            if len(texts) >= read.wanting.words:
+                read.wanting = None
         elif read.options_ended or not (is_option(word) or word == "--"):
             read.positionals.append(word)
         elif word == "--":

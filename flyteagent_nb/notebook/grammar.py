@@ -98,12 +98,16 @@ _VERBS = (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),
         Argument("inputs", Kind.ASSIGNMENT, (), "NAME=VALUE",
             "an input: year=2024, region='US' or rows=a_variable", repeats=True),
-        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _ON, _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
+        _OUTPUTS, _RUN_NAME, _BACKGROUND, _SERVICE, _ON,
+        Argument("compare", Kind.SERVICE, ("--compare",), "A B",
+            "run it on two agent services, and show side by side what came of it", words=2),
+        _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
     ), (
         ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
         ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
         ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
         ("%agent run my_task year=2024 --on ~/.flyte/config.yaml", "the same task on a Flyte cluster"),
+        ("%agent run my_task year=2024 --compare prod kernel", "on both services: what differs?"),
     )),
     Command("%agent form", "Show a form that runs a task", "A field for each input, by its type. It needs a browser.", (
         Argument("task", Kind.TASK, (), "TASK", "the variable that holds the task", required=True),

@@ -59,7 +59,10 @@ class AgentMagics(Magics):
             namespace=self.shell.user_ns,
             inputs=inputs,
             compile_python=self._compile_python,
-            versions=lambda name: [e.version for e in workspace.catalog.entries() if e.task_type == name],
+            versions=lambda name: (
+                [e.version for e in workspace.catalog.entries() if e.task_type == name]
+                or workspace.runner.router.versions(name)
+            ),
             default_name=f"{arguments.task_type}_{self.shell.execution_count}",
         )
         if arguments.form:
@@ -131,7 +134,12 @@ class AgentMagics(Magics):
 
     def _run(self, arguments: AgentArguments) -> Any:
         inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
-        return self._execute(self._task(arguments), inputs, arguments)
+        task = self._task(arguments)
+        if not arguments.compare:
+            return self._execute(task, inputs, arguments)
+        from flyteagent_nb.notebook.comparing import compare
+
+        return compare(task, inputs, arguments, self._workspace, self._showing)
 
     def _form(self, arguments: AgentArguments) -> Any:
         inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
@@ -317,7 +325,8 @@ class AgentMagics(Magics):
         """Tell of a misspelt task type before the cell is read as the wrong language."""
         if arguments.task_type and not (arguments.service or arguments.on):
             entries = self._workspace.catalog.entries()
-            if all(e.task_type != arguments.task_type for e in entries):
+            here = any(e.task_type == arguments.task_type for e in entries)
+            if not here and not self._workspace.runner.router.versions(arguments.task_type):
                 self._workspace.catalog.current(arguments.task_type)
 
 

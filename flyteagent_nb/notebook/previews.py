@@ -28,7 +28,7 @@ _CELL = "padding:2px 12px 2px 0;text-align:right;border:0"
 
 def outputs_text(outputs: Mapping[str, Any]) -> str:
     """A line or a few for each output."""
-    return "\n".join(f"  {name}: {_told(value)}" for name, value in outputs.items())
+    return "\n".join(f"  {name}: {told(value)}" for name, value in outputs.items())
 
 
 def outputs_html(outputs: Mapping[str, Any]) -> str:
@@ -46,21 +46,21 @@ def _output_html(name: str, value: Any) -> str:
         )
     table = _table(value)
     if table is not None:
-        told, columns, rows = table
+        size, columns, rows = table
         head = "".join(f'<th class="fnb-soft" style="{_CELL};color:{GREY}">{escape(c)}</th>' for c in columns)
         body = "".join(
             '<tr style="background:none">' + "".join(f'<td style="{_CELL}">{escape(c)}</td>' for c in row) + "</tr>"
             for row in rows
         )
         return (
-            f"<div>{label}{escape(told)}</span>"
+            f"<div>{label}{escape(size)}</span>"
             '<table style="font-size:12px;font-variant-numeric:tabular-nums;margin:2px 0">'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
-    return f"<div>{label}</span>{escape(_told(value))}</div>"
+    return f"<div>{label}</span>{escape(told(value))}</div>"
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
     """A value in one line."""
     table = _table(value)
     if table is not None:

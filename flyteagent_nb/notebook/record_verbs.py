@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb import wire
 from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, TaskStopped, WaitTimeoutError
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.views import Lines, Pruned, RunList, View, run_details
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 FOLLOW = 0.1
 """Seconds between two looks at the output of a run that is followed."""
+
+ASK = 1.0
+"""The same, where another service has to be asked for it."""
 
 
 class RecordVerbs:
@@ -119,12 +123,17 @@ class RecordVerbs:
         try:
             while True:
                 done = run.done
-                lines, shown = self._workspace.captured_since(run.id, shown)
+                is_here = run.service in ("", wire.KERNEL_SERVICE)
+                if is_here:
+                    lines, shown = self._workspace.captured_since(run.id, shown)
+                else:
+                    log = run.logs()
+                    lines, shown = log[shown:], max(shown, len(log))
                 for line in lines:
                     sys.stdout.write(line + "\n")
                 if done:
                     return
-                _wait(run, FOLLOW)
+                _wait(run, FOLLOW if is_here else ASK)
         except KeyboardInterrupt:
             raise TaskStopped(
                 f"stopped following run {run.id} of {run.name}; it goes on",

@@ -298,11 +298,13 @@ def group_html(
     whole = max(end - began, 1e-6)
     ticking = f' data-fa-elapsed="{whole:.2f}"' if kernel else ""
     rows = []
+    several = len({s.service for s in snapshots if s.service}) > 1
     for s in snapshots[:shown]:
         sign, word, colour, kind = look(s)
+        named = escape(f"{s.name} on {s.service}" if several and s.service else s.name)
         rows.append(
             f'<tr style="{_TR}">'
-            f'<td style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis" title="{escape(s.name)}">{escape(s.name)}</td>'
+            f'<td style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis" title="{named}">{named}</td>'
             f'<td class="fnb-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
             f'<td class="fnb-wait" style="{_ROW};color:{ORANGE}" title="{escape(s.stand_in)}">{"stand-in" if s.stand_in else ""}</td>'
             f'<td class="fnb-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb import wire
 from flyteagent_nb.notebook import render, run_views
 from flyteagent_nb.plugins import mending_command
 
@@ -218,6 +219,9 @@ def open_words(address: Address) -> str:
 
 def run_details(workspace: Workspace, run: Run) -> Pairs:
     """All that is known of a run."""
-    attempts, captured = workspace.kept.attempts(run), run.logs()
+    attempts = workspace.kept.attempts(run)
+    # Another service would have to be asked, which %agent logs does.
+    is_here = run.snapshot.held or run.service in ("", wire.KERNEL_SERVICE)
+    captured = run.logs() if is_here else workspace.captured(run.id)
     rows = run_views.details(run.snapshot, attempts, captured)
     return Pairs(workspace.masking.value(rows))  # a resource meta is on record as it is

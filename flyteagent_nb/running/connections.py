@@ -106,7 +106,12 @@ class Connections:
         self._thread.run(route())
 
     def find(self, name: str) -> Connection:
-        """A connected service."""
+        """A connected service.
+
+        Raises:
+            ServiceNotFoundError: it is not connected.
+        """
+        self._router.check(name)
         return next(each for each in self._router.connections() if each.name == name)
 
     def table(self) -> dict[tuple[str, int], Resolved]:
@@ -172,7 +177,7 @@ def target_of(address: str) -> str:
         if address.startswith(_SCHEMES) or address.startswith("["):
             return address
         host, _, port = address.rpartition(":")
-        if "//" in address or not host or not port.isdigit():
+        if "//" in address or not host or not _is_port(port):
             raise ArgumentError(
                 f"{address} is no gRPC address",
                 hint="write HOST:PORT, dns:///HOST:PORT, ipv4:1.2.3.4:PORT or unix:/path/to/socket"
@@ -183,9 +188,13 @@ def target_of(address: str) -> str:
     return "ipv4:" + ",".join(_numbers(part) for part in parts)
 
 
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) < 65536  # gRPC takes a larger one modulo 65536
+
+
 def _numbers(address: str) -> str:
     host, _, port = address.removeprefix("dns:///").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not _is_port(port):
         raise ArgumentError(f"{address} is no HOST:PORT", hint="several addresses are written a:8000,b:8000")
     try:
         return f"{ipaddress.IPv4Address(host)}:{port}"
@@ -225,7 +234,10 @@ def trouble_of(code: str, details: str) -> tuple[str, str]:
             "--token-file FILE; where it is another notebook's, its `served.token`",
         ),
         "PERMISSION_DENIED": ("does not let this caller in", "--token-file FILE, or a client certificate"),
-        "DEADLINE_EXCEEDED": ("does not answer", "mend the address, or wait until it serves"),
+        "DEADLINE_EXCEEDED": (
+            f"does not answer within {CONNECT_WAIT:g} s",
+            "mend the address, or wait until it serves; where somebody listens there, it may be no gRPC service",
+        ),
         "UNAVAILABLE": ("does not answer", "start it, or mend the address"),
     }
     told, hint = known.get(code, ("does not list its agents", "look into its logs"))

@@ -330,7 +330,7 @@ class _Standing:
                 hint=f"%agent cancel {s.id} attaches and cancels it",
             )
 
-    def captured(self, run: Run) -> list[str]:
+    def logs(self, run: Run) -> list[str]:
         return self._kept.logs(run.id)
 
     def check_may_block(self) -> None:

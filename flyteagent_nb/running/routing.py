@@ -167,8 +167,7 @@ class Router:
             TaskTypeNotFoundError: there is no such route to take away.
         """
         if name is not None:
-            if name not in self._services:
-                raise self._no_service(name)
+            self.check(name)
             self._routes[task_type, version] = name
         elif self._routes.pop((task_type, version), None) is None:
             told = ", ".join(each if v is None else f"{each}@{v}" for each, v in self._routes)
@@ -192,6 +191,13 @@ class Router:
             task_type in types for types in tuple(self._supported.values())
         )
 
+    def versions(self, task_type: str) -> list[int]:
+        """The versions of a task type that any service listed when it was last asked, or a route or a configuration names."""
+        known = {key for listing in tuple(self._listings.values()) for key in listing}
+        known |= {(name, version or 0) for name, version in tuple(self._routes)}
+        known |= {(name, 0) for types in tuple(self._supported.values()) for name in types}
+        return sorted(version for name, version in known if name == task_type)
+
     def connections(self) -> list[Connection]:
         """The connected services; the kernel's own is the first."""
         return [
@@ -201,6 +207,15 @@ class Router:
             )
             for name, service in tuple(self._services.items())
         ]  # fmt: skip
+
+    def check(self, name: str) -> None:
+        """Raise ServiceNotFoundError where no service is called so."""
+        if name not in self._services:
+            raise self._no_service(name)
+
+    def connected(self, name: str) -> AgentService | None:
+        """The client of a connected service, or None."""
+        return self._services.get(name)
 
     def routes(self) -> dict[tuple[str, int | None], str]:
         """The explicit routes: service by task type and version, None for every version."""

@@ -134,8 +134,8 @@ class RunControl(Protocol):
     def cancel(self, run: Run) -> None:
         """Stop the job and end the run."""
 
-    def captured(self, run: Run) -> list[str]:
-        """The lines that the agent printed and logged for the run, where its service is in this kernel."""
+    def logs(self, run: Run) -> list[str]:
+        """The lines that the agent printed and logged for the run, or its job's own log."""
 
     def check_may_block(self) -> None:
         """Raise WrongThreadError where a blocking wait would wait for itself, or for ever."""
@@ -314,9 +314,12 @@ class Run:
     def logs(self) -> list[str]:
         """The lines that the agent printed and logged for this run.
 
-        They are kept for agents of this kernel; another service has its logs behind :attr:`log_links`.
+        They are kept for agents of this kernel. Another service is asked for the job's own log, which not every agent keeps.
+
+        Raises:
+            ServiceError: another service has the log and does not hand it out.
         """
-        return self._control.captured(self)
+        return self._control.logs(self)
 
     def exception(self, timeout: float | None = None) -> FlyteAgentNBError | None:
         """Wait as :meth:`result` does, and return the error, or None."""

@@ -17,11 +17,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flyteagent_nb import wire
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
 from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.driven import Driven
+from flyteagent_nb.running.job_logs import job_log
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, Sent
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
 from flyteagent_nb.running.type_records import record_of
@@ -171,8 +173,21 @@ class Runner:
         self.thread.call_soon(self._cancel, run.id)
 
     def captured(self, run: Run) -> list[str]:
-        """The lines that the agent printed and logged for the run."""
+        """The lines that the agent printed and logged for the run in this kernel."""
         return self._captured(run.id)
+
+    def logs(self, run: Run) -> list[str]:
+        """The same; of a run on another service the job's own log, which that is asked for.
+
+        Raises:
+            ServiceError: it does not hand the log out.
+            WrongThreadError: another service would have to be asked, on the loop's own thread.
+        """
+        service = self.router.connected(run.service)
+        if service is None or run.service == wire.KERNEL_SERVICE:
+            return self.captured(run)
+        metas = [record.resource_meta for record in self.attempts(run) if record.resource_meta is not None]
+        return self.thread.run(job_log(service, run.snapshot, metas[-1])) if metas else []
 
     def note(self, run: Run, notes: Sequence[str]) -> None:
         """Add what a person should know to a run under way."""

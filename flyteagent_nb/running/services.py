@@ -132,12 +132,13 @@ class AgentService:
 
     async def logs(self, request: GetTaskLogsRequest, run_id: str, deadline: float | None) -> AsyncIterator[str]:
         """GetTaskLogs: the job's own log lines, as the service streams them."""
-        call = self._async.GetTaskLogs(request, timeout=deadline, metadata=self._call_metadata(run_id))
-        async for reply in call:
-            for line in reply.body.results:
-                yield line
-            for structured in reply.body.structured_lines:
-                yield structured.message
+        async with self._gate.call() if self._gate else contextlib.nullcontext():
+            call = self._async.GetTaskLogs(request, timeout=deadline, metadata=self._call_metadata(run_id))
+            async for reply in call:
+                for line in reply.body.results:
+                    yield line
+                for structured in reply.body.structured_lines:
+                    yield structured.message
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""

@@ -176,20 +176,6 @@ def template_of(
         task.set_resolver(resolver)
 
 
-def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs in the interface's order, with its defaults.
-
-    Raises:
-        InputError: one is missing, or there is none of that name.
-    """
-    return _complete(task, inputs)
-
-
-def needs_code(task: PythonTask[Any]) -> bool:
-    """Whether the task is a function of the notebook, with a body that something would have to run."""
-    return isinstance(task, PythonFunctionTask) and _needs_code(task)
-
-
 def serialized(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:
     """The task's template, as flytekit serializes it for a cluster."""
     return _serialize(task, settings)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flytekit.configuration import Config, ImageConfig, SerializationSettings
+from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.exceptions.base import FlyteException
 from flytekit.models.core.execution import WorkflowExecutionPhase as P
 from flytekit.models.literals import LiteralMap
@@ -21,7 +22,10 @@ from flytekit.remote import FlyteRemote
 
 from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, RunAbortedError, RunFailedError
 from flyteagent_nb.running import tasks
+from flyteagent_nb.running.contexts import current_context, in_context
+from flyteagent_nb.running.notebook_code import needs_code
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
+from flyteagent_nb.running.task_inputs import complete_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +74,9 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
         ArgumentError: there is no such file.
         InputError: inputs that do not fit the interface.
     """
-    values = tasks.complete_inputs(task, inputs)
-    remote = _remote(config, workspace, sends_code=tasks.needs_code(task))
+    values = complete_inputs(task, inputs)
+    sends_code = isinstance(task, PythonFunctionTask) and needs_code(task)
+    remote = _remote(config, workspace, sends_code=sends_code)
     metadata = task.metadata
     snapshot = RunSnapshot(
         id=secrets.token_hex(5),
@@ -86,9 +91,9 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
     control = _Execution(workspace, remote, task, values)
     run = Run(snapshot, control)
     workspace.runner.adopt(run)
-    context = tasks.current_context()
+    context = current_context()
     threading.Thread(
-        target=lambda: tasks.in_context(context, control.drive, run),
+        target=lambda: in_context(context, control.drive, run),
         name=f"flyteagent_nb-cluster-{run.id}",
         daemon=True,
     ).start()
@@ -128,7 +133,7 @@ class _Execution:
             self._cancelled.set()
             self._publish(run, stopping=True)
 
-    def captured(self, run: Run) -> list[str]:
+    def logs(self, run: Run) -> list[str]:
         """Nothing: the agents are elsewhere, and their logs behind the links."""
         return []
 

@@ -137,7 +137,10 @@ VARIES = (
     (r"\b\d+(\.\d+)? (s|ms)\b|\b\d+:\d\d(:\d\d)?\b", "TIME"),
     (r"polls fail, \d+ so far", "polls fail"),
     (r"started process \d+", "started process"),
+    (r"\b\w+ takes [\d.]+ times as long", ""),
     (r"[ \t]+", " "),
+    (r"ADDRESS \d+", "ADDRESS TYPES"),  # of the plug-ins too
+    (r"(?m) +$", ""),
 )
 LONG = re.compile(r"✓ [\w .]+, TIME")
 """A line that stands there only where the work took longer than a second."""
@@ -292,6 +295,20 @@ def test_many_runs(run: Any) -> None:
     panel = text_of(made, "from flyteagent_nb import submit")
     assert f"{len(flights):,} runs: {len(landed)} succeeded, {len(flights) - len(landed)} failed" in panel
     assert re.search(r"flight +Flights +create +1,014 +– ", panel)
+
+
+def test_services(run: Any) -> None:
+    made = run("07_services")
+    flights = of_2013("flights.csv.zip").query("carrier == 'B6'")
+    everywhere, july = (round(rows["dep_delay"].mean(), 1) for rows in (flights, flights[flights["month"] == 7]))
+    assert "✓ serves" in text_of(made, "import subprocess")
+    assert text_of(made, "from flytekit.core.base_task") == f"production: listed\n\n{everywhere}"
+    assert text_of(made, "from production import") == f"kernel: notebook\n\n{july}"
+    canary = text_of(made, "canary = ")
+    assert re.search(rf"output minutes +{everywhere} +{july} +≠\n", canary) and canary.endswith(
+        "differs: output minutes"
+    )
+    assert text_of(made, "types = %agent types\nprint").startswith("production: explicit\n")
 
 
 def test_language_models(run: Any) -> None:

@@ -1,0 +1,53 @@
+"""A job's own log, as its service hands it out: what is to be read of a run on another service, whose prints do not come here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from flyteidl.admin.agent_pb2 import GetTaskLogsRequest, TaskCategory
+
+from flyteagent_nb.errors import ServiceError
+
+if TYPE_CHECKING:
+    from flyteagent_nb.running.run import RunSnapshot
+    from flyteagent_nb.running.services import AgentService
+
+LINES = 10_000
+"""So many of the last lines are asked for, as a run of this kernel keeps."""
+
+DEADLINE = 10.0
+"""Seconds that a service has to hand out a log."""
+
+
+async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -> list[str]:
+    """The lines of a job's log, without the ends of lines; none where its agent keeps no log.
+
+    Args:
+        service: which has the job.
+        s: the run.
+        resource_meta: names the job.
+
+    Raises:
+        ServiceError: the service does not answer, or answers with an error.
+    """
+    request = GetTaskLogsRequest(
+        task_type=s.task_type,
+        task_category=TaskCategory(name=s.task_type, version=s.version),
+        resource_meta=resource_meta,
+        lines=LINES,
+    )
+    try:
+        return [line.rstrip("\r\n") async for line in service.logs(request, s.id, DEADLINE)]
+    except grpc.aio.AioRpcError as error:
+        details = error.details() or ""
+        # flytekit's own service has the second: it lets the exception of an agent without get_logs through.
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED or "NotImplementedError" in details:
+            return []
+        links = ", ".join(uri for _, uri in s.log_links)
+        raise ServiceError(
+            f"the agent service '{service.name}' does not hand out the log of run {s.id}: {error.code().name}: {details[:300]}",
+            service=service.name,
+            address=service.target,
+            hint=f"its console may: {links}" if links else "%agent connect tells whether it answers",
+        ) from error
