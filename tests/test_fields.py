@@ -224,7 +224,7 @@ def test_what_a_field_is_filled_with(python_type: Any, given: Any, text: str | b
         (pandas.DataFrame, "dff", "no path and no variable is called 'dff'; did you mean df?"),
         (pandas.DataFrame, "nothing_like_it", "no path and no variable is called 'nothing_like_it'; run the cell that defines it first"),
         (pandas.DataFrame, "numbers", "numbers is a list, not a DataFrame"),
-        (pandas.DataFrame, "", "a value is needed, such as a variable's name, or a path"),
+        (pandas.DataFrame, "", "needed: a variable's name, or a path"),
         (FlyteFile, "no/such.csv", "no such path: no/such.csv; a path, a URI such as s3://..., or a variable's name"),
         (FlyteFile["csv"], "numbers", "numbers is a list, not a FlyteFile[csv]"),
         (Model, "modle", "no variable is called 'modle'; did you mean model?"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from flyteagent_nb.errors import RunAbortedError, RunFailedError
-from flyteagent_nb.notebook import previews, render, run_views, views
+from flyteagent_nb.notebook import bars, previews, render, run_views, views
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;<b style='position:fixed'>"
@@ -276,10 +276,10 @@ def test_only_what_lives_in_a_kernel_has_buttons() -> None:
 
 
 def test_a_bar_has_its_phases_in_proportion() -> None:
-    html = run_views.bar(failed())
+    html = bars.bar(failed())
     assert html.count("<span") == 2
     assert "width:1.3%" in html and "width:98.7%" in html
-    assert run_views.phases_text(failed()) == "queued 1.0 s, running 1:15"
+    assert bars.phases_text(failed()) == "queued 1.0 s, running 1:15"
     # A phase that took no time, and a clock that was set back, divide by nothing.
     now = 1_700_000_000.0
     for phases in ((PhaseChange("QUEUED", now),), (PhaseChange("QUEUED", now), PhaseChange("FAILED", now - 5))):

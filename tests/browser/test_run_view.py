@@ -31,7 +31,7 @@ def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, p
     link = cell.output.get_by_role("link", name="Console")
     assert link.get_attribute("href") == "https://example.com/x"
     assert "noopener" in (link.get_attribute("rel") or "")
-    for name in ("Cancel run", "Copy what names run"):
+    for name in ("Cancel run", "Copy a cell that attaches"):
         assert cell.button(name).is_visible()
     clock = cell.output.locator("[data-fa-elapsed]")
     os.kill(pid, signal.SIGSTOP)
@@ -71,7 +71,9 @@ def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
     nb.page.wait_for_timeout(700)
     cell.shows("Copied", limit=0.1)  # an update does not take it away
     cell.shows("stage 3 of 4")
-    copied = json.loads(nb.page.evaluate("navigator.clipboard.readText()"))
+    verb, named = nb.page.evaluate("navigator.clipboard.readText()").split("\n# ")
+    copied = json.loads(named)
+    assert verb == f"%agent attach {copied['run']}"
     assert copied["task"] == "slow" and copied["service"] == "kernel" and "job-" in copied["resource_meta"]
 
 
