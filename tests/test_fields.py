@@ -22,8 +22,8 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
-from flyteagent_nb.notebook.field_texts import duration_text
-from flyteagent_nb.notebook.field_types import FieldKind, type_name
+from flyteagent_nb.notebook.field_texts import duration_text, read
+from flyteagent_nb.notebook.field_types import FieldKind, example_of, kind_of, type_name
 from flyteagent_nb.notebook.fields import Field, all_fields, fields_of, fitting, values_of
 
 if TYPE_CHECKING:
@@ -520,3 +520,15 @@ def test_descriptions_come_from_the_docstring() -> None:
 )
 def test_a_duration_is_written_as_it_is_read(made: Callable[[], timedelta]) -> None:
     assert value(timedelta, duration_text(made())) == made()
+
+
+@pytest.mark.parametrize(
+    "python_type",
+    [list[int], list[float], list[str], list[bool], list[date], list[datetime], list[timedelta],
+     list[Colour], list[Size], dict[str, int], dict[str, Colour], list, dict],
+)  # fmt: skip
+def test_the_example_that_an_empty_field_shows_can_be_read(python_type: Any) -> None:
+    kind = kind_of(python_type)
+    text = example_of(kind, python_type)
+
+    assert read(kind, python_type, text, {})

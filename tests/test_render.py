@@ -381,3 +381,16 @@ def test_names_that_are_too_long_for_a_row() -> None:
     s = snapshot(name="w" * 500, task_type="t" * 500, log_links=(("l" * 500, "https://x"),))
     assert max(map(len, run_views.run_row(s, time.time()))) <= 80
     assert max(len(label) for label, _ in run_views.details(s, [], [])) <= 45
+
+
+def test_each_try_of_a_run_is_told_and_its_end_is_in_the_bar() -> None:
+    phases = (
+        PhaseChange("QUEUED", 0.0, 1),
+        PhaseChange("RETRYABLE_FAILED", 1.0, 1),
+        PhaseChange("QUEUED", 3.0, 2),
+        PhaseChange("FAILED", 4.0, 2),
+    )
+    s = snapshot(phase="FAILED", phases=phases, submitted=0.0, ended=4.0, seconds=4.0, attempt=2, attempts=2)
+    assert bars.phases_text(s) == "try 1: queued 1.0 s, then waited 2.0 s; try 2: queued 1.0 s"
+    assert render.RED in bars.bar(s).rpartition("<span")[2]
+    assert render.RED in bars.lane(s, 0.0, 8.0).rpartition("<span")[2]

@@ -167,3 +167,27 @@ def test_a_restart_leaves_what_was_shown_without_buttons(nb: Notebook, figure: C
     assert cell.button("Cancel").count() == 0  # that run's kernel is gone
     again.button("Cancel").click()
     again.shows("Aborted")
+
+
+def test_updates_keep_the_selected_text_and_a_focused_link(nb: Notebook) -> None:
+    nb.set("timed", "job_of(300.0)")
+    cell = nb.ok("%agent run timed a=1 -b")
+    cell.shows("stage 2 of 4")
+    before = cell.blocks.element_handle()
+    selected = nb.page.evaluate(
+        """block => { const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) if (walker.currentNode.data.includes('stage 2 of 4')) break;
+        document.getSelection().setBaseAndExtent(walker.currentNode, 6, walker.currentNode, 12);
+        return document.getSelection().toString(); }""",
+        before,
+    )
+    assert selected == "2 of 4"
+    nb.page.wait_for_function("e => !e.isConnected", arg=before)
+    nb.page.wait_for_function("() => document.getSelection().toString() === '2 of 4'")
+    again = cell.blocks.element_handle()
+    nb.page.wait_for_function("e => !e.isConnected", arg=again)  # and once more
+    nb.page.wait_for_function("() => document.getSelection().toString() === '2 of 4'")
+    cell.output.get_by_role("link", name="Console").focus()
+    again = cell.blocks.element_handle()
+    nb.page.wait_for_function("e => !e.isConnected", arg=again)
+    nb.page.wait_for_function("() => document.activeElement.href === 'https://example.com/x'")
