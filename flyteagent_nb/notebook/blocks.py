@@ -65,7 +65,7 @@ class RunBlock(Block):
 
     def text(self) -> str:
         """The run in a few lines."""
-        text = run_views.run_text(self._run.snapshot, error=self._error)
+        text = run_views.run_text(self._run.snapshot)
         outputs = self._run.outputs if self._preview else None
         return f"{text}\n{outputs_text(outputs)}" if outputs else text
 

@@ -239,9 +239,9 @@ class AgentMagics(Magics):
             run = submit()
             self._bind(arguments.run_name, run)
             guard.wait([run])
+        value = run.result()
         if not arguments.quiet:
             wait.show([run])
-        value = run.result()
         names = arguments.outputs
         if not names:
             return value

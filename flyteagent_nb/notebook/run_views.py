@@ -36,8 +36,8 @@ _LOG = (
 )
 
 
-def run_text(s: RunSnapshot, *, error: bool = True) -> str:
-    """A run in one or a few lines; with its error, where nothing else tells it."""
+def run_text(s: RunSnapshot) -> str:
+    """A run in one or a few lines."""
     sign, word, *_ = look(s)
     parts = [f"{sign} {word}", s.name, f"({s.task_type})", seconds(s.elapsed)]
     if s.attempts > 1:
@@ -48,7 +48,7 @@ def run_text(s: RunSnapshot, *, error: bool = True) -> str:
     if s.stand_in:
         lines.append(f"  on {s.stand_in}")
     if s.error is not None:
-        lines += [f"  {clip(reason(s), 300)}"] * error
+        lines.append(f"  {clip(reason(s), 300)}")
     elif s.message:
         lines.append(f"  {clip(s.message, 300)}")
     lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
