@@ -22,8 +22,8 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
-from flyteagent_nb.notebook.field_texts import duration_text
-from flyteagent_nb.notebook.field_types import FieldKind, type_name
+from flyteagent_nb.notebook.field_texts import duration_text, read
+from flyteagent_nb.notebook.field_types import FieldKind, example_of, kind_of, type_name
 from flyteagent_nb.notebook.fields import Field, all_fields, fields_of, fitting, values_of
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def test_what_a_field_is_filled_with(python_type: Any, given: Any, text: str | b
         (pandas.DataFrame, "dff", "no path and no variable is called 'dff'; did you mean df?"),
         (pandas.DataFrame, "nothing_like_it", "no path and no variable is called 'nothing_like_it'; run the cell that defines it first"),
         (pandas.DataFrame, "numbers", "numbers is a list, not a DataFrame"),
-        (pandas.DataFrame, "", "a value is needed, such as a variable's name, or a path"),
+        (pandas.DataFrame, "", "needed: a variable's name, or a path"),
         (FlyteFile, "no/such.csv", "no such path: no/such.csv; a path, a URI such as s3://..., or a variable's name"),
         (FlyteFile["csv"], "numbers", "numbers is a list, not a FlyteFile[csv]"),
         (Model, "modle", "no variable is called 'modle'; did you mean model?"),
@@ -520,3 +520,15 @@ def test_descriptions_come_from_the_docstring() -> None:
 )
 def test_a_duration_is_written_as_it_is_read(made: Callable[[], timedelta]) -> None:
     assert value(timedelta, duration_text(made())) == made()
+
+
+@pytest.mark.parametrize(
+    "python_type",
+    [list[int], list[float], list[str], list[bool], list[date], list[datetime], list[timedelta],
+     list[Colour], list[Size], dict[str, int], dict[str, Colour], list, dict],
+)  # fmt: skip
+def test_the_example_that_an_empty_field_shows_can_be_read(python_type: Any) -> None:
+    kind = kind_of(python_type)
+    text = example_of(kind, python_type)
+
+    assert read(kind, python_type, text, {})

@@ -20,6 +20,7 @@ from flyteagent_nb.notebook import panel, panel_views
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.panel import PanelBlock
 from flyteagent_nb.notebook.panel_views import Figure, PanelState, figures, panel_html, panel_text
+from flyteagent_nb.running.routing import Connection
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
 from flyteagent_nb.serving.host import Address
@@ -555,3 +556,13 @@ def test_it_does_not_open_a_service_that_is_closed(page: Page) -> None:
     block = PanelBlock(workspace, page)  # type: ignore[arg-type]  # it has no runner that could be asked for
     assert "○ Closed" in block.html("k1")
     block.act({"do": "cancel-all"})
+
+
+def test_other_services_are_told_with_what_is_wrong_with_them() -> None:
+    good = Connection("dev", "127.0.0.1:8000", True, 12, None, "")
+    bad = Connection("gpu", "127.0.0.1:9", False, 0, NOW, "UNAVAILABLE: <b>refused")
+    shown = state(connections=[good, bad])
+    html, text = panel_html(shown, kernel="k", block="b"), panel_text(shown)
+    for told in ("127.0.0.1:8000, 12 task types, the default one", "✗ Unreachable", "127.0.0.1:9, 0 task types"):
+        assert told in html and told in text
+    assert "&lt;b&gt;refused" in html and "UNAVAILABLE: <b>refused" in text

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from flyteagent_nb.errors import RunAbortedError, RunFailedError
-from flyteagent_nb.notebook import previews, render, run_views, views
+from flyteagent_nb.notebook import bars, previews, render, run_views, views
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;<b style='position:fixed'>"
@@ -276,10 +276,10 @@ def test_only_what_lives_in_a_kernel_has_buttons() -> None:
 
 
 def test_a_bar_has_its_phases_in_proportion() -> None:
-    html = run_views.bar(failed())
+    html = bars.bar(failed())
     assert html.count("<span") == 2
     assert "width:1.3%" in html and "width:98.7%" in html
-    assert run_views.phases_text(failed()) == "queued 1.0 s, running 1:15"
+    assert bars.phases_text(failed()) == "queued 1.0 s, running 1:15"
     # A phase that took no time, and a clock that was set back, divide by nothing.
     now = 1_700_000_000.0
     for phases in ((PhaseChange("QUEUED", now),), (PhaseChange("QUEUED", now), PhaseChange("FAILED", now - 5))):
@@ -381,3 +381,16 @@ def test_names_that_are_too_long_for_a_row() -> None:
     s = snapshot(name="w" * 500, task_type="t" * 500, log_links=(("l" * 500, "https://x"),))
     assert max(map(len, run_views.run_row(s, time.time()))) <= 80
     assert max(len(label) for label, _ in run_views.details(s, [], [])) <= 45
+
+
+def test_each_try_of_a_run_is_told_and_its_end_is_in_the_bar() -> None:
+    phases = (
+        PhaseChange("QUEUED", 0.0, 1),
+        PhaseChange("RETRYABLE_FAILED", 1.0, 1),
+        PhaseChange("QUEUED", 3.0, 2),
+        PhaseChange("FAILED", 4.0, 2),
+    )
+    s = snapshot(phase="FAILED", phases=phases, submitted=0.0, ended=4.0, seconds=4.0, attempt=2, attempts=2)
+    assert bars.phases_text(s) == "try 1: queued 1.0 s, then waited 2.0 s; try 2: queued 1.0 s"
+    assert render.RED in bars.bar(s).rpartition("<span")[2]
+    assert render.RED in bars.lane(s, 0.0, 8.0).rpartition("<span")[2]

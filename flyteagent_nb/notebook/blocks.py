@@ -89,7 +89,7 @@ class RunBlock(Block):
         return [] if self._run.done else self._workspace.captured_tail(self._run.id, run_views.TAIL)
 
     def _attach(self) -> str:
-        """All that names the run and its job, for a later kernel."""
+        """A cell for a later kernel: it attaches, and names the run and its job for whoever looks for it elsewhere."""
         s = self._run.snapshot
         named: dict[str, Any] = {
             "run": s.id,
@@ -103,7 +103,7 @@ class RunBlock(Block):
             if record.resource_meta is not None and SECRET_IN_META not in s.notes:  # a notebook would keep it
                 meta = record.resource_meta.decode("utf-8", "backslashreplace")
                 named["resource_meta"] = self._workspace.masking.text(meta)
-        return json.dumps(named)
+        return f"%agent attach {s.id}\n# {json.dumps(named)}"
 
 
 class GroupBlock(Block):

@@ -14,6 +14,12 @@ const STYLE = `
 [data-jp-theme-light="false"] .fnb-run { color: #64b5f6 !important; }
 [data-jp-theme-light="false"] .fnb-ok { color: #81c784 !important; }
 [data-jp-theme-light="false"] .fnb-bad { color: #ef9a9a !important; }
+/* Buttons stay in sight where a table is wider than its box. */
+.fnb-act { position: sticky; right: 0; background: var(--jp-layout-color1, transparent); }
+/* Where a view is narrow, what can be seen elsewhere makes room for what acts. */
+.fnb-box { container-type: inline-size; }
+@container (max-width: 640px) { .fnb-wide { display: none; } }
+@container (max-width: 480px) { .fnb-mid { display: none; } .fnb-name { max-width: 92px !important; } }
 .fnb-button { font: inherit; font-size: 12px; padding: 2px 10px; border-radius: 4px; cursor: pointer;
   color: var(--jp-ui-font-color1, inherit); background: var(--jp-layout-color2, #8882); border: 1px solid var(--jp-border-color2, #8886); }
 .fnb-button:hover { background: var(--jp-layout-color3, #8884); }
@@ -41,8 +47,15 @@ const addStyle = () => {
   document.head.append(Object.assign(document.createElement("style"), { id: "fnb-style", textContent: STYLE }));
 };
 
-const BUTTONS = "[data-fa-do], [data-fa-fold] > summary";
+const BUTTONS = "[data-fa-do], [data-fa-fold] > summary, a[href]";
 const CONTROLS = `${BUTTONS}, [data-fa-filter], [data-fa-field]`;
+
+// A place in a block, as the way to its node: it leads to the same place of the block that comes after.
+const placeOf = (block, node, offset) => {
+  const way = [];
+  for (let at = node; at !== block; at = at.parentNode) way.unshift([...at.parentNode.childNodes].indexOf(at));
+  return { way, offset };
+};
 
 const copy = async (text) => {
   try {
@@ -67,6 +80,8 @@ function start(model) {
   let held = null; // the block that stays as it is: a list or a calendar would close, and a key be lost, while it is replaced
   let heldAt = 0; // when the kernel was last told, in ms of this page
   let rest; // the timer that lets it go when nothing more is typed
+  let dragged = null; // the block in which the mouse went down, and not on a button
+  let chosen = null; // the text that is selected in a block
 
   const style = document.createElement("style"); // what acts is shown while the kernel answers
   style.textContent = `${ours} .fnb-live { display: revert !important; } ${ours} .fnb-still { display: none; }`;
@@ -86,9 +101,10 @@ function start(model) {
     const found = event.target?.closest?.(selector);
     return found && blockOf(found) ? found : null;
   };
+  const linkOf = (control) => control.href && `${control.closest("tr")?.firstElementChild.textContent ?? ""} ${control.href}`;
   const keyOf = (control) => {
     const { faDo, faId, faFilter } = control.dataset;
-    const name = faDo ? `${faDo}/${faId ?? ""}` : faFilter ?? control.name ?? control.parentElement.dataset.faFold;
+    const name = faDo ? `${faDo}/${faId ?? ""}` : faFilter ?? (control.name || linkOf(control) || control.parentElement.dataset.faFold);
     return `${blockOf(control).dataset.faBlock}/${faDo ? "do" : control.tagName}/${name}`;
   };
   const memoryOf = (block) => {
@@ -132,12 +148,14 @@ function start(model) {
   const down = (event) => {
     const control = event.button === 0 && of(BUTTONS, event);
     pressed = control ? { control, key: keyOf(control) } : null;
-    const field = of("[data-fa-filter], [data-fa-field]", event);
+    const field = of("[data-fa-filter], [data-fa-field]", event), block = blockOf(event.target);
     if (field) hold(field);
+    else if (event.button === 0 && block && !control) hold(dragged = block); // text is being selected
   };
   const up = (event) => {
     const before = pressed;
-    pressed = null;
+    if (dragged) release();
+    pressed = dragged = null;
     remember(event);
     const control = before && of(BUTTONS, { target: document.elementFromPoint(event.clientX, event.clientY) });
     if (!control || keyOf(control) !== before.key) return;
@@ -146,7 +164,7 @@ function start(model) {
   };
   const clicked = (event) => {
     const control = of(BUTTONS, event);
-    if (!control) return;
+    if (!control || control.href) return;
     if (control.tagName === "SUMMARY") {
       memoryOf(blockOf(control)).folds[control.parentElement.dataset.faFold] = !control.parentElement.open;
       return;
@@ -157,6 +175,7 @@ function start(model) {
 
   // What is typed is no command of the notebook. Enter in a field runs the form, with Ctrl in one of many lines.
   const key = (event) => {
+    if (of("a[href]", event) && event.key === "Enter") return event.stopPropagation(); // it opens, and the notebook does not edit
     const button = of("[data-fa-do]", event);
     if (button && (event.key === "Enter" || event.key === " ")) {
       take(event);
@@ -182,7 +201,7 @@ function start(model) {
       send({ do: "hold", block });
     }
     clearTimeout(rest);
-    if (control.tagName !== "SELECT" && !control.type.startsWith("date")) rest = setTimeout(release, 1500);
+    if (control !== dragged && control.tagName !== "SELECT" && !control.type?.startsWith("date")) rest = setTimeout(release, 1500);
   };
   const release = () => {
     clearTimeout(rest);
@@ -250,6 +269,28 @@ function start(model) {
     for (const place of block.querySelectorAll("[data-fa-scroll]"))
       [place.scrollLeft, place.scrollTop] = scrolls[place.dataset.faScroll] ?? [0, 0];
   };
+  // A selection is of nodes, which are gone when a block is replaced: it is made again where the same words stand. A clock counts on.
+  const wordsOf = (selection) => selection.toString().replace(/\d+/g, "");
+  const select = () => {
+    const selection = document.getSelection(), { anchorNode: from, focusNode: to } = selection;
+    const block = selection.isCollapsed ? null : blockOf(from.nodeType === Node.TEXT_NODE ? from.parentElement : from);
+    if (block?.contains(to)) {
+      const ends = [placeOf(block, from, selection.anchorOffset), placeOf(block, to, selection.focusOffset)];
+      chosen = { block, id: block.dataset.faBlock, host: block.parentElement, words: wordsOf(selection), ends };
+    } else if (chosen?.block.isConnected) chosen = null; // else it was replaced
+  };
+  const reselect = (block) => {
+    if (chosen?.id !== block.dataset.faBlock || chosen.block.isConnected) return;
+    if (chosen.host.isConnected && chosen.host !== block.parentElement) return; // the same in another view
+    const { ends, words } = chosen, selection = document.getSelection();
+    chosen = null;
+    const [from, to] = ends.map((end) => end.way.reduce((node, index) => node?.childNodes[index], block));
+    const fits = (node, { offset }) => node && offset <= (node.length ?? node.childNodes.length);
+    if (!selection.isCollapsed || !fits(from, ends[0]) || !fits(to, ends[1])) return;
+    selection.setBaseAndExtent(from, ends[0].offset, to, ends[1].offset);
+    if (wordsOf(selection) !== words) selection.removeAllRanges();
+    else select();
+  };
   const refocus = () => {
     if (!focused || focused.element.isConnected) return;
     const { key, caret, place, host } = focused;
@@ -281,6 +322,7 @@ function start(model) {
       if (before === undefined || at < before) send({ do: "seen", block: id, at });
       newest.set(id, Math.max(at, before ?? at));
       restore(block);
+      reselect(block);
     }
     refocus();
     tick();
@@ -332,6 +374,7 @@ function start(model) {
     document.body.append(voice);
     observer.observe(document.body, { childList: true, subtree: true });
     for (const [name, handler] of listeners) window.addEventListener(name, handler, true); // the notebook's own keys are on the document
+    document.addEventListener("selectionchange", select);
     replaced();
   };
   const end = () => {
@@ -342,6 +385,7 @@ function start(model) {
     voice.remove();
     observer.disconnect();
     for (const [name, handler] of listeners) window.removeEventListener(name, handler, true);
+    document.removeEventListener("selectionchange", select);
   };
   model.on("msg:custom", sent);
   model.on("comm_live_update", changed);

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import json
 import os
 import types
 import typing
@@ -55,6 +56,16 @@ SCALARS: dict[Any, FieldKind] = {
     datetime.datetime: FieldKind.DATETIME,
     datetime.date: FieldKind.DATE,
     datetime.timedelta: FieldKind.DURATION,
+}
+
+_ELEMENTS: dict[Any, str] = {
+    int: "1, 2",
+    float: "0.5",
+    str: '"a"',
+    bool: "true",
+    datetime.datetime: '"2024-01-31T12:00:00"',
+    datetime.date: '"2024-01-31"',
+    datetime.timedelta: '"1h30m"',
 }
 
 _FRAMES = frozenset({"pandas.DataFrame", "pyarrow.Table", "polars.DataFrame", "polars.LazyFrame"})
@@ -147,6 +158,20 @@ def kind_of(inner: Any) -> FieldKind:
         if members_of(inner) is not None:
             return FieldKind.GROUP
     return FieldKind.VARIABLE
+
+
+def example_of(kind: FieldKind, inner: Any) -> str:
+    """What a field of that type may hold: of a list or a mapping, elements of its own type."""
+    arguments = typing.get_args(inner)
+    if kind not in JSON or not arguments:
+        return kind.value
+    element, _ = bare(arguments[-1])
+    told = _ELEMENTS.get(element)
+    if told is None and is_class(element) and issubclass(element, enum.Enum) and (choices := choices_of(element)):
+        told = json.dumps(choices[0].text)
+    if told is None:
+        return kind.value
+    return f"[{told}]" if kind is FieldKind.LIST else f'{{"key": {told.partition(",")[0]}}}'
 
 
 def _is_json(python_type: Any, around: tuple[Any, ...]) -> bool:

@@ -15,6 +15,7 @@ from flyteagent_nb.notebook.field_types import (
     FieldKind,
     bare,
     choices_of,
+    example_of,
     is_class,
     kind_of,
     members_of,
@@ -87,7 +88,7 @@ class Field:
         told = None if self.default is NOTHING else text_of(self.kind, self.python_type, self.default)
         if self.kind is FieldKind.TEXT:
             return ""  # an empty text is one, where there is a default
-        return self.kind.value if told is None else told
+        return example_of(self.kind, self.python_type) if told is None else told
 
 
 def fields_of(
@@ -267,4 +268,6 @@ def _needed(field: Field) -> str:
         return f"choose one: {', '.join(choice.label for choice in field.choices)}"
     if field.kind is FieldKind.TEXT:
         return f"a text is needed; {EMPTY} is an empty one"
-    return f"a value is needed, such as {field.kind.value}"
+    if field.kind is FieldKind.DATA:
+        return f"needed: {field.kind.value}"
+    return f"a value is needed, such as {example_of(field.kind, field.python_type)}"

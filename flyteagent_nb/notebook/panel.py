@@ -107,6 +107,7 @@ class PanelBlock(Block):
             now=time.time(),
             reason=reason,
             addresses=workspace.addresses(),
+            connections=self._runner.router.connections()[1:] if self._runner is not None else (),
             agents=workspace.catalog.entries(),
             broken=workspace.catalog.broken,
             snapshots=_chosen(snapshots),
@@ -134,6 +135,7 @@ def _identity(state: PanelState) -> tuple[object, ...]:
     return (
         state.service,
         state.addresses,
+        state.connections,
         state.broken,
         state.phases,
         state.figures,

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render
+from flyteagent_nb.notebook.bars import TRACK, lane
 from flyteagent_nb.notebook.render import GREEN, GREY, ORANGE, PHASES, RED, Look, clip, escape, link, look, look_of
-from flyteagent_nb.notebook.run_views import cancel_button, lane, reason
+from flyteagent_nb.notebook.run_views import cancel_button, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from flyteagent_nb.running.routing import Connection
     from flyteagent_nb.running.run import RunSnapshot
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
     from flyteagent_nb.serving.host import Address
@@ -82,6 +84,7 @@ class PanelState:
         now: the moment, in seconds since the epoch.
         reason: why the service failed, or an empty string.
         addresses: where it listens.
+        connections: the other services that are connected.
         agents: the agents.
         broken: the plug-ins that could not be imported.
         snapshots: the runs that are shown, newest first.
@@ -95,6 +98,7 @@ class PanelState:
     now: float
     reason: str = ""
     addresses: Sequence[Address] = ()
+    connections: Sequence[Connection] = ()
     agents: Sequence[AgentEntry] = ()
     broken: Sequence[BrokenPlugin] = ()
     snapshots: Sequence[RunSnapshot] = ()
@@ -117,6 +121,7 @@ _HEALTH = {
     "serving": Look("●", "Serving", GREEN, "ok"),
     "failed": Look("✗", "Failed", RED, "bad"),
 }
+_UNREACHABLE = Look("✗", "Unreachable", RED, "bad")
 _NO_RUNS = "No runs yet. Call a task of a type below, or begin a cell with %%agent_task TYPE."
 _AGENT_COLUMNS = ("type", "version", "kind", "agent", "package")
 _FIGURE_COLUMNS = ("type", "agent", "operation", "calls", "failed", "mean")
@@ -138,6 +143,15 @@ def _where(address: Address, now: float) -> str:
     private = address.kind == "private" and address.port is None
     where = "private socket" if private else f"{address.target} {who[address.kind]}"
     return f"{where}, since {_clock(address.since, now)}"
+
+
+def _connected(each: Connection, now: float) -> tuple[Look, str, str]:
+    """How a connected service is told: its health, what it has, and what is wrong with it."""
+    has = f"{each.target}, {_many(each.types, 'task type')}{', the default one' if each.is_default else ''}"
+    if not each.trouble:
+        return _HEALTH["serving"], has, ""
+    since = f"since {_clock(each.unreachable, now)}: " if each.unreachable else ""
+    return _UNREACHABLE, has, since + each.trouble
 
 
 def _told(phase: str) -> str:
@@ -196,6 +210,10 @@ def panel_text(state: PanelState) -> str:
     lines = [f"Agent service  {' '.join(_HEALTH[state.service][:2])}"]
     lines += _wrapped(state.reason)
     lines += [f"  {clip(_where(address, state.now), WIDTH - 2)}" for address in state.addresses]
+    for each in state.connections:
+        health, has, trouble = _connected(each, state.now)
+        lines.append(clip(f"{each.name}  {' '.join(health[:2])}  {has}", WIDTH))
+        lines += _wrapped(trouble)
     lines.append("")
     if not state.total:
         lines += _wrapped(_NO_RUNS, indent="") if state.agents else ["No runs yet."]
@@ -243,11 +261,9 @@ _CELL = "padding:0 12px 0 0;text-align:left;white-space:nowrap"
 _CLIP = f"{_CELL};overflow:hidden;text-overflow:ellipsis"
 _FIXED = f"font-family:monospace;color:{GREY}"
 _RIGHT = "padding:0 12px 0 0;text-align:right;white-space:nowrap"
-# These two stay in sight where the table is larger than its box. Only a page that runs our widget has their colour; a page that
-# has not leaves them where they are.
-_ACT = "padding:0 0 0 10px;text-align:right;position:sticky;right:0;background:var(--jp-layout-color1)"
+# The head stays in sight where the table is larger than its box. Only a page that runs our widget has its colour; a page that
+# has not leaves it where it is.
 _STAYS = "position:sticky;top:0;z-index:1;background:var(--jp-layout-color1)"
-_TRACK = "background:#8882;border-radius:2px;height:8px"
 
 
 def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
@@ -259,7 +275,14 @@ def panel_html(state: PanelState, *, kernel: str, block: str) -> str:
         block: the block's display id.
     """
     marks = f' data-fa-kernel="{escape(kernel)}" data-fa-block="{escape(block)}" data-fa-at="{state.now:.3f}"'
-    inner = (_head(state), _broken(state), _runs(state, kernel), _agents(state), _calls_table(state))
+    inner = (
+        _head(state),
+        _connections(state),
+        _broken(state),
+        _runs(state, kernel),
+        _agents(state),
+        _calls_table(state),
+    )
     at = f"as of {_clock(state.now, state.now, '%Y-%m-%d %H:%M:%S')}: %agent shows it as it is now"
     return (
         f'<div class="fnb-box" style="{render.FRAME};max-width:1080px"{marks if kernel else ""}>{"".join(inner)}'
@@ -288,6 +311,18 @@ def _head(state: PanelState) -> str:
     )
 
 
+def _connections(state: PanelState) -> str:
+    lines = []
+    for each in state.connections:
+        health, has, trouble = _connected(each, state.now)
+        lines.append(
+            f'<div style="{_LINE};margin-top:2px"><b style="overflow-wrap:anywhere">{escape(each.name)}</b> '
+            f'{_phase(health, health.word)} <span class="fnb-soft" style="{_SMALL};overflow-wrap:anywhere">{escape(has)}</span> '
+            f'<span style="font-size:12px;overflow-wrap:anywhere">{escape(clip(trouble, 300))}</span></div>'
+        )
+    return "".join(lines)
+
+
 def _address(address: Address, now: float) -> str:
     told = _where(address, now)
     if address.kind == "private":  # where its socket lies is nobody's business who reads a saved notebook
@@ -313,7 +348,9 @@ def _runs(state: PanelState, kernel: str) -> str:
     rows = "".join(_row(s, began, end, state.now, bool(kernel)) for s in state.snapshots)
     lanes = (span_name, f"{_CELL};width:18%;min-width:120px")
     named = [(name, _RIGHT if name == "time" else _CELL) for name in ("run", "task", "type", "phase", "time")]
-    table = _table((*named, lanes, ("message", _CELL), ("", _CELL)), rows, "width:100%", _STAYS if kernel else "")
+    marks = {"type": "fnb-wide", "message": "fnb-wide", "time": "fnb-mid", span_name: "fnb-mid"}
+    message = ("message", f"{_CELL};width:36%")
+    table = _table((*named, lanes, message, ("", "padding:0")), rows, "width:100%", _STAYS if kernel else "", marks)
     older = state.total - len(state.snapshots)
     none = (
         f'<div data-fa-none style="display:none;{_SMALL};padding:4px 0">No run fits the filter.</div>' if kernel else ""
@@ -367,20 +404,24 @@ def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> st
     if s.ended is not None and s.ended < began:
         shown = _soft(f"◂ {_clock(s.submitted, now)}")
     else:
-        shown = f'<div style="{_TRACK}">{lane(s, began, end)}</div>'
+        shown = f'<div style="{TRACK}">{lane(s, began, end)}</div>'
     links = [link(clip(label, 24) or "log", uri) for label, uri in s.log_links[:3]]
     links = [told for told in links if told.startswith("<a ")]  # what is no link is told by %agent show
     said = " ".join((*links, escape(clip(message, 80))))
-    stops = f'<td style="{_ACT}">{cancel_button(s)}</td>' if acts and not s.done else "<td></td>"
+    stops = (
+        f'<td class="fnb-act" style="padding:0 0 0 10px;text-align:right">{cancel_button(s)}</td>'
+        if acts and not s.done
+        else "<td></td>"
+    )
     return (
         f'<tr class="fnb-rule" style="{_TR}" data-fa-row="{found}" data-fa-phase="{escape(_told(s.phase))}">'
         f'<td class="fnb-soft" style="{_CELL};{_FIXED}">{escape(s.id)}</td>'
-        f'<td style="{_CLIP};max-width:160px"{_title(name, 20)}>{escape(name)}</td>'
-        f'<td class="fnb-soft" style="{_CLIP};max-width:140px;{_FIXED}"{_title(kind, 18)}>{escape(kind)}</td>'
+        f'<td class="fnb-name" style="{_CLIP};max-width:160px"{_title(name, 20)}>{escape(name)}</td>'
+        f'<td class="fnb-soft fnb-wide" style="{_CLIP};max-width:140px;{_FIXED}"{_title(kind, 18)}>{escape(kind)}</td>'
         f'<td style="{_CELL}">{_phase(seen, seen.word)}{tried}</td>'
-        f'<td class="fnb-soft" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
-        f'<td style="padding:0 12px 0 0">{shown}</td>'
-        f'<td style="{_CLIP};max-width:300px"{_title(message, 38)}>{said}</td>{stops}</tr>'
+        f'<td class="fnb-soft fnb-mid" style="{_RIGHT};color:{GREY}"{ticks}>{render.seconds(s.elapsed)}</td>'
+        f'<td class="fnb-mid" style="padding:0 12px 0 0">{shown}</td>'
+        f'<td class="fnb-wide" style="{_CLIP};max-width:180px"{_title(message, 24)}>{said}</td>{stops}</tr>'
     )
 
 
@@ -420,10 +461,16 @@ def _plain_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str
     return _table(columns, "".join(told))
 
 
-def _table(columns: Sequence[tuple[str, str]], rows: str, style: str = "", head_style: str = "") -> str:
-    """A table; ``columns`` are (name, style) pairs."""
+def _table(
+    columns: Sequence[tuple[str, str]],
+    rows: str,
+    style: str = "",
+    head_style: str = "",
+    marks: Mapping[str, str] | None = None,
+) -> str:
+    """A table; ``columns`` are (name, style) pairs, ``marks`` classes of the page's own style by name."""
     heads = "".join(
-        f'<th scope="col" class="fnb-soft" style="{each};{_SMALL};font-weight:600">{escape(name)}</th>'
+        f'<th scope="col" class="fnb-soft {(marks or {}).get(name, "")}" style="{each};{_SMALL};font-weight:600">{escape(name)}</th>'
         for name, each in columns
     )
     head = f'<thead style="{head_style}"><tr class="fnb-rule" style="{_TR}">{heads}</tr></thead>'

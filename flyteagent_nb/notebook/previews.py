@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import reprlib
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,10 @@ def told(value: Any) -> str:
         except OSError:
             size = ""
         return f"{type(value).__name__} {source}{size}"
+    if type(value) is datetime.datetime or type(value) is datetime.date:
+        return value.isoformat(*(" ",) * isinstance(value, datetime.datetime))
+    if type(value) is datetime.timedelta:
+        return str(value)
     uri = getattr(value, "uri", None)
     if isinstance(uri, str):
         return f"{type(value).__name__} {uri}"

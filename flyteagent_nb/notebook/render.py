@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BLUE, GREEN, RED, ORANGE, GREY = "#1f7fd0", "#2c8c3c", "#d8453c", "#b3690a", "#7a7a7a"
 
 
+_KINDS = {BLUE: "run", GREEN: "ok", RED: "bad", ORANGE: "wait", GREY: "soft"}
+
 _TERMINAL, _LEAST = 120, 30
 """Characters of a line of a table, and of its last column at the least."""
 
@@ -198,12 +200,17 @@ def table_html(
         body.append(
             "<tr>"
             + "".join(
-                f'<td style="{_CELL}{f";color:{colour[j]};font-weight:600;white-space:nowrap" if j in colour else ""}">{escape(cell)}</td>'
+                _coloured(cell, colour[j]) if j in colour else f'<td style="{_CELL}">{escape(cell)}</td>'
                 for j, cell in enumerate(row)
             )
             + "</tr>"
         )
     return f'<table style="font-size:13px"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _coloured(text: str, colour: str) -> str:
+    style = f"{_CELL};color:{colour};font-weight:600;white-space:nowrap"
+    return f'<td class="fnb-{_KINDS.get(colour, "")}" style="{style}">{escape(text)}</td>'
 
 
 TYPE_COLUMNS = ("task type", "version", "kind", "agent", "package")

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render
-from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, look_of, seconds
+from flyteagent_nb.notebook.bars import TRACK, bar, lane, phases_text
+from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, seconds
 from flyteagent_nb.running.run import SECRET_IN_META
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 # What stands in such a line has spaces between it, which do not show: a page that takes the style off needs them.
 _HEAD = "display:flex;flex-wrap:wrap;gap:2px 8px;align-items:baseline"
 _GAP = '<span style="flex:1"></span>'
+_AT_RIGHT = "justify-content:flex-end;margin-left:auto;min-width:0"
+# What a run came to, under a line from edge to edge of its frame.
+_BELOW = "margin:6px -12px 0;padding:6px 12px 0;border-top:1px solid #8884"
 _SMALL = f"color:{GREY};font-size:12px"
 _BUTTON = 'type="button" class="fnb-button fnb-live" style="display:none"'
 _LOG = (
@@ -98,26 +102,29 @@ def run_html(
         left.append(f'<span class="fnb-wait" style="color:{ORANGE}">{escape(s.held)}</span>')
     elif s.message and s.error is None and not s.done:
         left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
-    right = [f'<span style="overflow-wrap:anywhere">{link(name, uri)}</span>' for name, uri in s.log_links]
+    right = [f'<span style="overflow-wrap:anywhere;min-width:0">{link(name, uri)}</span>' for name, uri in s.log_links]
     right += [f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
     right.append(f'<span class="fnb-soft" style="{MONO}">{escape(s.id)}</span>')
     if live and attach:
         right.append(
             f'<button {_BUTTON} data-fa-do="copy" data-fa-id="{escape(s.id)}" data-fa-text="{escape(attach)}" '
-            f'aria-label="Copy what names run {escape(s.id)} and its job">Copy</button>'
+            f'title="Copies a cell that attaches to this run" '
+            f'aria-label="Copy a cell that attaches to run {escape(s.id)}">Copy</button>'
         )
     parts = [
         f'<div style="{_HEAD}">{" ".join(head)}</div>',
         bar(s),
-        f'<div style="{_HEAD}">{" ".join((*left, _GAP, *right))}</div>',
+        f'<div style="{_HEAD}">{" ".join(left)} <span style="{_HEAD};{_AT_RIGHT}">{" ".join(right)}</span></div>',
     ]
     parts += [f'<div class="fnb-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
     if captured and not s.done:
         parts.append(f'<div class="fnb-soft fnb-rule" style="{_LOG}">{escape(chr(10).join(captured[-TAIL:]))}</div>')
     if s.error is not None and error:
-        parts.append(f'<div style="margin-top:6px;white-space:pre-wrap;overflow-wrap:anywhere">{_error(s)}</div>')
+        parts.append(
+            f'<div class="fnb-rule" style="{_BELOW};white-space:pre-wrap;overflow-wrap:anywhere">{_error(s)}</div>'
+        )
     if outputs:
-        parts.append(f'<div style="margin-top:6px">{outputs}</div>')
+        parts.append(f'<div class="fnb-rule" style="{_BELOW}">{outputs}</div>')
     if not s.done:
         # What a saved notebook says of a run that had not ended; the page hides it while the run is live.
         parts.append(
@@ -158,8 +165,9 @@ def _elapsed(s: RunSnapshot, live: bool) -> str:
 def reason(s: RunSnapshot) -> str:
     """Why a run failed, the agent's own words first: which task it was, and its tries, stand beside it."""
     assert s.error is not None
-    known = rf"task '{re.escape(s.name)}' \({re.escape(s.task_type)}\) failed(?: after \d+ attempts)?: "
-    return re.sub(f"^{known}", "", s.error.message)
+    failed = rf"task '{re.escape(s.name)}' \({re.escape(s.task_type)}\) failed(?: after \d+ attempts)?: "
+    cancelled = rf"run {re.escape(s.id)} of task '{re.escape(s.name)}' was (?=cancelled)"
+    return re.sub(f"^(?:{failed}|{cancelled})", "", s.error.message)
 
 
 def _error(s: RunSnapshot) -> str:
@@ -175,53 +183,6 @@ def _error(s: RunSnapshot) -> str:
 
 def _clock_time() -> str:
     return datetime.datetime.now().strftime("%H:%M:%S")
-
-
-def segments(s: RunSnapshot, now: float) -> list[tuple[str, float, float]]:
-    """The phases as (phase, begin, end), in seconds since the epoch; what ran well is told as its end."""
-    end = s.ended if s.ended is not None else now
-    found = []
-    for change, after in zip(s.phases, (*s.phases[1:], None), strict=False):
-        phase = (
-            s.phase
-            if s.done and change.phase == "RUNNING" and after is not None and after.phase == s.phase
-            else change.phase
-        )
-        upto = after.at if after is not None else end
-        if upto > change.at:
-            found.append((phase, change.at, upto))
-    return found
-
-
-def bar(s: RunSnapshot) -> str:
-    """The phases so far as one bar, each as long as it took. Always as high, so that nothing jumps."""
-    now = time.time()
-    pieces = []
-    found = segments(s, now)
-    whole = sum(end - begin for _, begin, end in found)
-    for phase, begin, end in found:
-        seen = look_of(phase)
-        title = f"{seen.word.lower()} {seconds(end - begin)}"
-        pieces.append(
-            f'<span class="fnb-bg-{seen.kind}" title="{escape(title)}" '
-            f'style="width:{(end - begin) / whole * 100:.1f}%;background-color:{seen.colour}"></span>'
-        )
-    return (
-        f'<div class="fnb-bg-none" role="img" aria-label="{escape(phases_text(s))}" '
-        f'style="display:flex;height:4px;margin:6px 0;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'
-    )
-
-
-def phases_text(s: RunSnapshot) -> str:
-    """The phases with how long each took: ``queued 1.0 s, running 76 s``."""
-    end = s.ended if s.ended is not None else time.time()
-    told = []
-    for change, after in zip(s.phases, (*(later.at for later in s.phases[1:]), None), strict=False):
-        if after is None and s.done:
-            break
-        took = max(0.0, (end if after is None else after) - change.at)  # the clock may have been set meanwhile
-        told.append(f"{look_of(change.phase).word.lower()} {seconds(took)}")
-    return ", ".join(told)
 
 
 def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) -> list[tuple[str, str]]:
@@ -302,26 +263,39 @@ def group_html(
     for s in snapshots[:shown]:
         sign, word, colour, kind = look(s)
         named = escape(f"{s.name} on {s.service}" if several and s.service else s.name)
+        tried = (
+            f' <span class="fnb-soft" style="{_SMALL};font-weight:400">try {s.attempt} of {s.attempts}</span>'
+            if s.attempts > 1
+            else ""
+        )
+        stand_in = (
+            f' <span class="fnb-wait" style="{_SMALL};color:{ORANGE};font-weight:400" title="{escape(s.stand_in)}">stand-in</span>'
+            if s.stand_in
+            else ""
+        )
         rows.append(
             f'<tr style="{_TR}">'
-            f'<td style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis" title="{named}">{named}</td>'
-            f'<td class="fnb-{kind}" style="{_ROW};color:{colour};font-weight:600;white-space:nowrap">{sign} {escape(word)}</td>'
-            f'<td class="fnb-wait" style="{_ROW};color:{ORANGE}" title="{escape(s.stand_in)}">{"stand-in" if s.stand_in else ""}</td>'
-            f'<td class="fnb-soft" style="{_ROW};{_SMALL};text-align:right">{seconds(s.elapsed)}</td>'
-            f'<td style="{_ROW};width:46%;min-width:160px">{lane(s, began, end)}</td>'
-            f'<td class="fnb-soft" style="{_ROW};{MONO}">{escape(s.id)}</td>'
-            f"<td>{cancel_button(s) if kernel and not s.done else ''}</td></tr>"
+            f'<td class="fnb-name" style="{_ROW};max-width:200px;overflow:hidden;text-overflow:ellipsis"'
+            f' title="{named}">{named}</td>'
+            f'<td class="fnb-{kind}" style="{_ROW};min-width:92px;color:{colour};font-weight:600">'
+            f"{sign} {escape(word)}{tried}{stand_in}</td>"
+            f'<td class="fnb-soft" style="{_ROW};{_SMALL};min-width:44px;text-align:right">{seconds(s.elapsed)}</td>'
+            f'<td style="{_ROW};width:100%;min-width:60px"><div style="{TRACK}">{lane(s, began, end)}</div></td>'
+            f'<td class="fnb-soft fnb-wide" style="{_ROW};{MONO}">{escape(s.id)}</td>'
+            f'<td class="fnb-act" style="padding:0;text-align:right;border:0">{cancel_button(s) if kernel and not s.done else ""}</td></tr>'
         )
         if s.error is not None:
-            told = escape(clip(reason(s), 300))
-            rows.append(f'<tr style="{_TR}"><td colspan="7" style="{_ROW};white-space:normal">{told}</td></tr>')
+            told = f'<span class="fnb-{kind}" style="color:{colour}">{escape(clip(reason(s), 300))}</span>'
+            rows.append(
+                f'<tr style="{_TR}"><td colspan="6" style="{_ROW};padding-left:12px;white-space:normal">{told}</td></tr>'
+            )
     more = len(snapshots) - shown
     if more > 0:
         rows.append(
-            f'<tr style="{_TR}"><td colspan="7" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
+            f'<tr style="{_TR}"><td colspan="6" class="fnb-soft" style="{_ROW};{_SMALL}">and {more:,} more: %agent runs</td></tr>'
         )
     head = (
-        f'<div style="{_HEAD}"><b>{escape(name)}</b> {_GAP} '
+        f'<div style="{_HEAD}"><b style="overflow-wrap:anywhere">{escape(name)}</b> {_GAP} '
         f'<span class="fnb-soft" role="status" aria-live="off" style="{_SMALL}">{escape(summary)}</span> '
         f'<span class="fnb-soft"{ticking} style="{_SMALL};min-width:4em;text-align:right">{seconds(whole)}</span></div>'
     )
@@ -333,27 +307,6 @@ def group_html(
     )
 
 
-_TR = "background:none"  # JupyterLab's stripes would be the darker half of a frame
-_ROW = "padding:2px 12px 2px 0;text-align:left;border:0;white-space:nowrap"
-
-
-def lane(s: RunSnapshot, began: float, end: float) -> str:
-    """The phases of a run on an axis from ``began`` to ``end``, both in seconds since the epoch."""
-    whole = max(end - began, 1e-6)
-    at = began
-    pieces = []
-    for phase, start, stop in segments(s, end):
-        start, stop = max(start, began), min(stop, end)
-        if stop <= start:
-            continue
-        seen = look_of(phase)
-        if start > at:
-            pieces.append(f'<span style="width:{(start - at) / whole * 100:.2f}%"></span>')
-        width = max((stop - start) / whole * 100, 0.6)
-        title = f"{seen.word.lower()} {seconds(stop - start)}"
-        pieces.append(
-            f'<span class="fnb-bg-{seen.kind}" title="{escape(title)}" style="width:{width:.2f}%;background-color:{seen.colour}"></span>'
-        )
-        at = stop
-    label = escape(f"{phases_text(s)}, from {seconds(max(s.submitted - began, 0.0))} on")
-    return f'<div role="img" aria-label="{label}" style="display:flex;height:8px;border-radius:2px;overflow:hidden">{"".join(pieces)}</div>'
+# JupyterLab's stripes would be the darker half of a frame; and a button goes, while its row stays as high.
+_TR = "background:none;height:26px"
+_ROW = "padding:0 12px 0 0;text-align:left;border:0;white-space:nowrap"

@@ -404,7 +404,9 @@ def _because(found: Resolved, reason: str) -> Resolved:
 
 
 def _told(error: grpc.aio.AioRpcError) -> str:
-    return f"{error.code().name}: {error.details()}"
+    # Of several addresses gRPC tells the last one's error; where there is one, the words around it are in the way.
+    details = (error.details() or "").rpartition("connections to all backends failing; last error: ")[2]
+    return f"{error.code().name}: {details.removeprefix('UNKNOWN: ')}"
 
 
 def _listing(service: AgentService, agents: Iterable[Agent]) -> dict[tuple[str, int], Resolved]:

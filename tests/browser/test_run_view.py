@@ -31,7 +31,7 @@ def test_it_comes_after_a_second_ticks_by_itself_and_ends_static(nb: Notebook, p
     link = cell.output.get_by_role("link", name="Console")
     assert link.get_attribute("href") == "https://example.com/x"
     assert "noopener" in (link.get_attribute("rel") or "")
-    for name in ("Cancel run", "Copy what names run"):
+    for name in ("Cancel run", "Copy a cell that attaches"):
         assert cell.button(name).is_visible()
     clock = cell.output.locator("[data-fa-elapsed]")
     os.kill(pid, signal.SIGSTOP)
@@ -71,7 +71,9 @@ def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
     nb.page.wait_for_timeout(700)
     cell.shows("Copied", limit=0.1)  # an update does not take it away
     cell.shows("stage 3 of 4")
-    copied = json.loads(nb.page.evaluate("navigator.clipboard.readText()"))
+    verb, named = nb.page.evaluate("navigator.clipboard.readText()").split("\n# ")
+    copied = json.loads(named)
+    assert verb == f"%agent attach {copied['run']}"
     assert copied["task"] == "slow" and copied["service"] == "kernel" and "job-" in copied["resource_meta"]
 
 
@@ -165,3 +167,27 @@ def test_a_restart_leaves_what_was_shown_without_buttons(nb: Notebook, figure: C
     assert cell.button("Cancel").count() == 0  # that run's kernel is gone
     again.button("Cancel").click()
     again.shows("Aborted")
+
+
+def test_updates_keep_the_selected_text_and_a_focused_link(nb: Notebook) -> None:
+    nb.set("timed", "job_of(300.0)")
+    cell = nb.ok("%agent run timed a=1 -b")
+    cell.shows("stage 2 of 4")
+    before = cell.blocks.element_handle()
+    selected = nb.page.evaluate(
+        """block => { const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) if (walker.currentNode.data.includes('stage 2 of 4')) break;
+        document.getSelection().setBaseAndExtent(walker.currentNode, 6, walker.currentNode, 12);
+        return document.getSelection().toString(); }""",
+        before,
+    )
+    assert selected == "2 of 4"
+    nb.page.wait_for_function("e => !e.isConnected", arg=before)
+    nb.page.wait_for_function("() => document.getSelection().toString() === '2 of 4'")
+    again = cell.blocks.element_handle()
+    nb.page.wait_for_function("e => !e.isConnected", arg=again)  # and once more
+    nb.page.wait_for_function("() => document.getSelection().toString() === '2 of 4'")
+    cell.output.get_by_role("link", name="Console").focus()
+    again = cell.blocks.element_handle()
+    nb.page.wait_for_function("e => !e.isConnected", arg=again)
+    nb.page.wait_for_function("() => document.activeElement.href === 'https://example.com/x'")
