@@ -31,6 +31,7 @@ class Plugin:
 
 PLUGINS = (
     Plugin("flytekitplugins-airflow", ("airflow",), ("airflow",)),
+    Plugin("flytekitplugins-awsemrserverless", ("awsemrserverless",), ("emr_serverless",)),
     Plugin(
         "flytekitplugins-awssagemaker",
         (
@@ -90,6 +91,9 @@ DISTRIBUTIONS = {
 }
 """The distribution of a module, where connectors import it and the names differ or an extra of ours has it."""
 
+_NEEDS = {"flytekitplugins-perian-job": "perian>=0.2.7,<0.3", "flytekitplugins-dgxc-lepton": "leptonai>=0.25,<0.47"}
+"""The versions that a plug-in works with, where it declares no bound and the newest do not do."""
+
 _OURS = {"google-cloud-bigquery": "bigquery", "google-cloud-bigquery-storage": "bigquery", "openai": "openai",
          "snowflake-connector-python": "snowflake", "duckdb": "duckdb"}  # fmt: skip
 _MISSING = re.compile(r"No module named '([\w.]+)'")
@@ -147,14 +151,20 @@ def mending_command(package: str, reason: str) -> str:
         reason: the error, as ``ModuleNotFoundError: No module named 'x'``.
     """
     plugin = plugin_of_distribution(package.partition(" ")[0])
+    told = re.search(r": (pip install .+)$", reason)
+    if told is not None:  # an agent of ours that is missing its library
+        return told[1]
     missing = _MISSING.search(reason)
     if missing is not None:
         if missing[1].startswith("flytekitplugins."):
             found = next((p for p in PLUGINS if missing[1].split(".")[1] in p.packages), None)
             if found is not None:
                 return install_command(found)
-        return package_command(missing[1], plugin)
+        if plugin is None or normal(plugin.distribution) not in _NEEDS:
+            return package_command(missing[1], plugin)
     if plugin is not None:
+        if needs := _NEEDS.get(normal(plugin.distribution)):
+            return f"pip install '{needs}'"
         command = install_command(plugin)
         return command.replace("pip install", "pip install --upgrade")
     distribution = package.partition(" ")[0]

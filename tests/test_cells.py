@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import linecache
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from flytekit.core.base_sql_task import SQLTask
+from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.core.task import TaskPlugins
+from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
 from scripted_tasks import scripted_task
 
 from flyteagent_nb.errors import ArgumentError, CellError
@@ -50,6 +54,34 @@ class StoreQuery(SQLTask):  # type: ignore[misc]
         )
 
 
+@dataclass
+class ClusterConfig:
+    conf: dict[str, str] | None = None
+
+
+@dataclass
+class CloudConfig(ClusterConfig):
+    instance: str | None = None
+    path: str | None = None
+
+
+class OnCluster(AsyncConnectorExecutorMixin, PythonFunctionTask[ClusterConfig]):  # type: ignore[misc]
+    """Its task type is one of two, by the class of its configuration, as with Spark and Databricks."""
+
+    _TASK_TYPE = "cells_cluster"
+
+    def __init__(self, task_config: ClusterConfig, task_function: Callable[..., Any], **kwargs: Any) -> None:
+        if isinstance(task_config, CloudConfig):
+            task_type = "cells_cloud"
+        else:
+            task_type = "cells_cluster"
+        super().__init__(task_config=task_config, task_type=task_type, task_function=task_function, **kwargs)
+
+
+TaskPlugins.register_pythontask_plugin(ClusterConfig, OnCluster)
+TaskPlugins.register_pythontask_plugin(CloudConfig, OnCluster)
+
+
 def compile_python(namespace: dict[str, Any]) -> Callable[[str], tuple[ast.Module, Callable[[], Any]]]:
     """What the magic does, without IPython."""
 
@@ -57,6 +89,8 @@ def compile_python(namespace: dict[str, Any]) -> Callable[[str], tuple[ast.Modul
         tree = ast.parse(body)
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         code = compile(ast.Module(tree.body[:-1] if last else tree.body, []), "cell", "exec")
+        # flytekit asks for the source of a task's function, which IPython keeps here too.
+        linecache.cache["cell"] = (len(body), None, body.splitlines(keepends=True), "cell")
 
         def run() -> Any:
             exec(code, namespace)
@@ -72,7 +106,7 @@ def task_of(line: str, body: str, *, served: dict[str, list[int]] | None = None,
 
 
 def described(line: str, body: str, *, served: dict[str, list[int]] | None = None, **namespace: Any) -> cells.CellTask:
-    namespace = {"scripted_task": scripted_task, **namespace}
+    namespace = {"scripted_task": scripted_task, "__name__": __name__, **namespace}
     arguments = parse_agent_task(line)
     return cells.task_of_cell(
         arguments,
@@ -203,6 +237,66 @@ def test_a_statement_that_brings_back_nothing_has_no_output_unless_one_is_wanted
 )
 def test_the_task_is_the_last_that_is_named_or_defined(body: str, name: str) -> None:
     assert task_of("", body, there=scripted_task(name="there")).name == name
+
+
+# --- task classes that take a function ---
+
+WORK = "def work(n: int = 3) -> int:\n    return n + 1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "config"),
+    [
+        ("cells_cluster -c conf.spark.memory=2g", WORK, ClusterConfig({"spark.memory": "2g"})),
+        ("cells_cloud -c instance=here -c conf.a=1", WORK, CloudConfig({"a": "1"}, "here")),
+        ("cells_cloud", WORK, CloudConfig()),
+        ("cells_cloud --config whole", WORK, CloudConfig(None, "w")),
+    ],
+)
+def test_a_plain_function_becomes_a_task_of_the_type_with_the_settings_of_the_line(
+    line: str, body: str, config: ClusterConfig
+) -> None:
+    task = task_of(line, body, whole=CloudConfig(None, "w"))
+    assert type(task.task_config) is type(config) and task.task_config == config
+    assert task.task_type == line.split()[0] and task.name.endswith("work")
+    assert task.python_interface.inputs == {"n": int} and task.python_interface.outputs == {"o0": int}
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ("cells_cloud -i day=2", "instance: here\npath: /nb"),
+        ("cells_cloud -i day=2 -c instance=here -c path=/nb", ""),
+        ("cells_cloud -i day=2 -c path=/nb", "instance: here"),
+    ],
+)
+def test_settings_alone_are_a_task_whose_function_does_nothing(line: str, body: str) -> None:
+    cell = described(line, body)
+    assert cell.task.task_config == CloudConfig(None, "here", "/nb") and cell.task.task_type == "cells_cloud"
+    assert cell.task.python_interface.inputs == {"day": int} and cell.inputs == {"day": 2}
+    assert cell.task.name.endswith("job_7") and cell.task.python_interface.outputs == {}
+    assert cell.task.task_function.__module__ == "__main__"  # so that nothing asks how its code gets to the agent
+
+
+def test_with_returns_settings_go_past_the_plug_in() -> None:
+    assert task_of("cells_cloud --returns path:str", "any: thing").get_custom(None) == {"any": "thing"}
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "told"),
+    [
+        ("cells_cloud -c instanc=x", WORK, "CloudConfig has no field 'instanc'; did you mean instance?"),
+        ("cells_cloud", "instanc: x", "did you mean instance?"),
+        ("cells_cluster", "instance: x", "ClusterConfig has no field 'instance'"),
+        ("cells_cloud -c instance=x", "@scripted_task\ndef work() -> None: ...", "-c does not go with Python"),
+        ("cells_cloud", "", "the cell is empty"),
+        ("cells_cloud --config other", WORK, "OnCluster makes a cells_cluster of these settings, not a cells_cloud"),
+    ],
+)
+def test_settings_of_a_function_that_do_not_fit_are_told(line: str, body: str, told: str) -> None:
+    with pytest.raises((ArgumentError, CellError)) as caught:
+        task_of(line, body, other=ClusterConfig())
+    assert told.partition(";")[0] in str(caught.value) and told.partition("; ")[2] in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_a_class_without_source_is_found_by_its_constant() -> None:
 
 def test_the_settings_of_all_classes_of_a_type_are_offered() -> None:
     assert config_fields("classes_job") == ["host", "port", "path"]
-    assert config_fields("classes_chosen_a") == []  # a function has its configuration in Python
+    assert config_fields("classes_chosen_a") == ["host", "port"]
     assert config_fields("nobody") == []
 
 

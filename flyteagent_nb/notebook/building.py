@@ -12,7 +12,7 @@ from flyteagent_nb.notebook.field_types import NOTHING, type_name
 from flyteagent_nb.tables import wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flytekit.core.base_task import PythonTask
 
@@ -39,6 +39,7 @@ def build(
     input_types: Mapping[str, Any],
     outputs: dict[str, Any] | None,
     said: bool,
+    function: Callable[..., Any] | None = None,
 ) -> PythonTask[Any]:
     """A task of a class.
 
@@ -50,12 +51,17 @@ def build(
         input_types: the types of the inputs by name.
         outputs: the types of the outputs by name, or None where nothing is known of them.
         said: whether the person declared the outputs.
+        function: what a class takes that makes a task of a function; it tells its name, inputs and outputs.
 
     Raises:
         ArgumentError: a setting that is not there, is missing, or has a wrong value; outputs that the class does not take.
         CellError: the class itself refuses what it is given.
     """
     values = _values(kind, given, body)
+    if function is not None:
+        values["task_function"] = function
+        values.update({} if kind.config in values else {kind.config or "task_config": None})
+        return _constructed(kind, values)
     values.update({"name": name} if kind.names_task else {})
     if kind.inputs and input_types:
         values[kind.inputs] = dict(input_types)
@@ -67,6 +73,17 @@ def build(
         values[kind.outputs] = {
             RESULTS if _UNNAMED.fullmatch(n) and kind.language == "sql" else n: t for n, t in outputs.items()
         }
+    task = _constructed(kind, values)
+    if body is not None and getattr(task, "_query_template", None) == " ".join(body.split()):
+        task._query_template = (
+            body  # flytekit's SQLTask folds white space, which breaks comments and texts in the query
+        )
+    if said and outputs is not None:
+        _check_outputs(kind, task, outputs)
+    return task
+
+
+def _constructed(kind: TaskClass, values: Mapping[str, Any]) -> PythonTask[Any]:
     try:
         task: PythonTask[Any] = kind.cls(**values)
     except FlyteAgentNBError:
@@ -74,12 +91,6 @@ def build(
     except Exception as error:  # the plug-in's constructor checks what it is given as it likes; the cause is kept
         told = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
         raise CellError(f"{kind.cls.__name__} does not take this cell: {told}", hint=_hint(kind)) from error
-    if body is not None and getattr(task, "_query_template", None) == " ".join(body.split()):
-        task._query_template = (
-            body  # flytekit's SQLTask folds white space, which breaks comments and texts in the query
-        )
-    if said and outputs is not None:
-        _check_outputs(kind, task, outputs)
     return task
 
 
@@ -97,9 +108,8 @@ def _values(kind: TaskClass, given: Any, body: str | None) -> dict[str, Any]:
         if kind.open_mapping:
             settings = _into_mapping(kind, settings, unknown)
         else:
-            check(
-                unknown, fields, kind.config_class.__name__ if kind.config and not kind.own.keys() & fields else owner
-            )
+            plain = kind.config and (kind.language == "python" or not kind.own.keys() & fields)
+            check(unknown, fields, kind.config_class.__name__ if plain else owner)
         values = {key: fit(value, kind.own[key].python_type, key) for key, value in settings.items() if key in kind.own}
         if kind.config:
             values.update(_config(kind, {k: v for k, v in settings.items() if k not in kind.own}, body))

@@ -13,6 +13,7 @@ from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, cl
 from flyteagent_nb.notebook import bodies
 from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value
 from flyteagent_nb.notebook.building import build, sql_outputs
+from flyteagent_nb.notebook.function_classes import without_code
 from flyteagent_nb.notebook.python_cells import python_task
 from flyteagent_nb.notebook.task_classes import import_plugin_of, prompt_input, task_classes, task_types
 from flyteagent_nb.notebook.values import config_value, variable
@@ -80,20 +81,21 @@ def task_of_cell(
         language = "none" if task_type and language != "python" else language
     elif language == "auto":
         language = _language(task_type, body, classes, raw=arguments.returns is not None)
-    if language in ("auto", "python"):
-        if empty:
-            raise CellError("the cell is empty", hint="%%agent_task --help shows what to write in it")
-        return CellTask(python_task(arguments, body, namespace, compile_python), dict(inputs))
     cell = _Cell(
         arguments,
         body,
         namespace,
-        [kind for kind in classes if kind.language != "python"],
+        classes,
         {name: portable(value) for name, value in inputs.items()},
         sorted(versions(task_type)),
         arguments.name or default_name,
     )
-    return cell.read(language) or CellTask(python_task(arguments, body, namespace, compile_python), dict(inputs))
+    if language in ("auto", "python") and empty:
+        raise CellError("the cell is empty", hint="%%agent_task --help shows what to write in it")
+    if language not in ("auto", "python") and (read := cell.read(language)) is not None:
+        return read
+    made = cell.of_function if cell.functions else None
+    return CellTask(python_task(arguments, body, namespace, compile_python, made), dict(inputs))
 
 
 def _language(task_type: str, body: str, classes: list[TaskClass], *, raw: bool) -> str:
@@ -108,7 +110,7 @@ def _language(task_type: str, body: str, classes: list[TaskClass], *, raw: bool)
 
 
 class _Cell:
-    """A cell that is no Python, with all that is known of it."""
+    """A cell with all that is known of it."""
 
     def __init__(
         self,
@@ -123,7 +125,8 @@ class _Cell:
         self.arguments = arguments
         self.body = body
         self.namespace = namespace
-        self.classes = classes
+        self.classes = [kind for kind in classes if kind.language != "python"]
+        self.functions = [kind for kind in classes if kind.language == "python"]
         self.inputs = inputs
         self.served = served
         self.name = name
@@ -146,6 +149,10 @@ class _Cell:
         if language in ("sql", "shell"):
             return CellTask(self._text_task(language), self.inputs)
         return self._mapping_task(language)
+
+    def of_function(self, function: Callable[..., Any]) -> PythonTask[Any]:
+        """A task of a function of the cell, with the settings of the line."""
+        return self._made(self.functions, self._settings(), function=function)
 
     # --- each language ---
 
@@ -226,6 +233,8 @@ class _Cell:
         takes = [kind for kind in self.classes if kind.all_settings]
         if self.outputs is None and self.classes and (takes or not written):
             return CellTask(self._made(takes or self.classes, [*written.items(), *self._line().items()]), self.inputs)
+        if self.outputs is None and self.functions:
+            return CellTask(self._without_code([*written.items(), *self._line().items()]), self.inputs)
         return CellTask(self._bare({**written, **self._line()}), self.inputs)
 
     def _without_body(self) -> CellTask:
@@ -241,6 +250,8 @@ class _Cell:
                     "the cell is empty", hint=f"write the {prompt} into the cell, or give it with -i {prompt}=..."
                 )
             return CellTask(task, self.inputs)
+        if self.functions and given and self.outputs is None:
+            return CellTask(self._without_code(given), self.inputs)
         if not self.classes and keys and isinstance(given, list):
             return CellTask(self._bare(dict(given)), self.inputs)
         needs = next((f"the {kind.body} of the task" for kind in self.classes if kind.body), "")
@@ -261,6 +272,10 @@ class _Cell:
                 error.hint = "; ".join(part for part in (error.hint, f"or write the {body} into the cell") if part)
             raise
 
+    def _without_code(self, given: Any) -> PythonTask[Any]:
+        """A task of a class that wants a function, where the cell has none: its configuration is all there is to it."""
+        return self._made(self.functions, given, function=without_code(self.name, self.input_types))
+
     # --- the settings and the task ---
 
     def _line(self) -> dict[str, Any]:
@@ -278,7 +293,14 @@ class _Cell:
             raise ArgumentError("-c does not go with a finished --config", hint="make --config a dict, or leave -c out")
         return given
 
-    def _made(self, classes: list[TaskClass], given: Any, *, body: str | None = None) -> PythonTask[Any]:
+    def _made(
+        self,
+        classes: list[TaskClass],
+        given: Any,
+        *,
+        body: str | None = None,
+        function: Callable[..., Any] | None = None,
+    ) -> PythonTask[Any]:
         """A task of the class that knows what is given."""
         kind = classes[0]
         if isinstance(given, list):
@@ -288,10 +310,14 @@ class _Cell:
         outputs = self.outputs
         if kind.language == "sql" and body is not None and outputs is None and not kind.fixes_outputs:
             outputs = sql_outputs(body, named=bool(self.arguments.outputs), frame=dataframe_type())
-        return build(
+        task = build(
             kind, given, name=self.name, body=body, input_types=self.input_types, outputs=outputs,
-            said=self.arguments.returns is not None,
+            said=self.arguments.returns is not None, function=function,
         )  # fmt: skip
+        if function is not None and task.task_type != self.task_type:  # what the class makes of its settings
+            told = f"{kind.cls.__name__} makes a {task.task_type} of these settings, not a {self.task_type}"
+            raise CellError(told, hint="change the settings, or the task type")
+        return task
 
     def _bare(self, custom: dict[str, Any], *, sql: str | None = None) -> PythonTask[Any]:
         """A task that is its type, its configuration and its interface."""

@@ -20,8 +20,17 @@ def python_task(
     body: str,
     namespace: dict[str, Any],
     compile_python: Callable[[str], tuple[ast.Module, Callable[[], Any]]],
+    task_of_function: Callable[[Callable[..., Any]], PythonTask[Any]] | None = None,
 ) -> PythonTask[Any]:
     """The task that a cell of Python defines: the value of its last line, else the last task that it gives a name.
+
+    Args:
+        arguments: the magic's line.
+        body: the cell's text.
+        namespace: the user's.
+        compile_python: as for :func:`~flyteagent_nb.notebook.cells.task_of_cell`.
+        task_of_function: makes a task of a function that the cell leaves undecorated, by the task type and the settings of the line.
+            The task takes the function's name then, as with a decorator. None where the line names no type whose tasks are made so.
 
     Raises:
         CellError: it is not Python, or has no task in it. What the cell's own code raises passes through.
@@ -30,14 +39,6 @@ def python_task(
     __tracebackhide__ = _rich_traceback_omit = True
     from flytekit.core.base_task import PythonTask
 
-    for given, option, instead in (
-        (arguments.config, "-c", "@task(task_config=...)"),
-        (arguments.config_variable, "--config", "@task(task_config=...)"),
-        (arguments.returns, "--returns", "def my_task(x: int) -> str"),
-        (arguments.name, "--name", "def my_name(...)"),
-    ):
-        if given:
-            raise ArgumentError(f"{option} does not go with Python: the task in the cell says it", hint=instead)
     try:
         tree, run = compile_python(body)
     except SyntaxError as error:
@@ -48,11 +49,23 @@ def python_task(
             line=line,
             hint="for SQL, YAML or JSON name the task type: %%agent_task TASK_TYPE; %agent types lists them",
         ) from None
+    function = _plain_function(tree) if task_of_function is not None else ""
+    for given, option, instead in (
+        (arguments.config and not function, "-c", "@task(task_config=...)"),
+        (arguments.config_variable and not function, "--config", "@task(task_config=...)"),
+        (arguments.returns, "--returns", "def my_task(x: int) -> str"),
+        (arguments.name, "--name", "def my_name(...)"),
+    ):
+        if given:
+            raise ArgumentError(f"{option} does not go with Python: the task in the cell says it", hint=instead)
     value = run()
-    if isinstance(value, PythonTask):
+    names = [name for name in _bound_names(tree) if isinstance(namespace.get(name), PythonTask)]
+    settings = arguments.config or arguments.config_variable
+    if task_of_function is not None and function and (settings or not names):
+        namespace[function] = task = task_of_function(namespace[function])
+    elif isinstance(value, PythonTask):
         task = value
     else:
-        names = [name for name in _bound_names(tree) if isinstance(namespace.get(name), PythonTask)]
         if not names:
             raise CellError(
                 "the cell defines no task",
@@ -65,6 +78,13 @@ def python_task(
             hint="leave the task type out of the line",
         )
     return task
+
+
+def _plain_function(tree: ast.Module) -> str:
+    """The name of the function that ends the cell, where nothing decorates it; empty where there is none."""
+    last = tree.body[-1] if tree.body else None
+    plain = isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef)) and not last.decorator_list
+    return last.name if plain else ""  # type: ignore[union-attr]  # what it is was asked above
 
 
 def _bound_names(tree: ast.Module) -> Iterable[str]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook.configuration import alternatives, annotations_of, fields_of, is_mapping, names_of
 from flyteagent_nb.notebook.field_types import NOTHING, Member
+from flyteagent_nb.notebook.function_classes import by_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ def task_classes(task_type: str) -> list[TaskClass]:
             inherited.append(cls)
     # A class of the notebook that is defined again has the same name, and comes later.
     newest = {(cls.__module__, cls.__qualname__): cls for cls in own or inherited}
-    return [describe(cls) for cls in reversed(newest.values())]
+    return [kind for cls in reversed(newest.values()) for kind in by_config(describe(cls), task_type)]
 
 
 def task_types(language: str) -> list[str]:
@@ -125,7 +126,7 @@ def task_types(language: str) -> list[str]:
 
 def config_fields(task_type: str) -> list[str]:
     """What ``-c`` sets for a task type, for completion; a field of a field has a dot."""
-    names = (name for kind in task_classes(task_type) if kind.language != "python" for name in names_of(kind.settings))
+    names = (name for kind in task_classes(task_type) for name in names_of(kind.settings))
     return list(dict.fromkeys(names))
 
 
@@ -211,9 +212,9 @@ def _types_in(cls: Any) -> frozenset[str]:
     if cls not in _found:
         constants = {v for name, v in vars(cls).items() if _TYPE_CONSTANT.search(name) and isinstance(v, str)}
         function = vars(cls).get("__init__")
-        if not constants and inspect.isfunction(function) and not cls.__module__.startswith(_CORE):
+        if inspect.isfunction(function) and not cls.__module__.startswith(_CORE):
             source = _Constructor(cls, function)
-            constants = source.texts(source.passed.get("task_type"))
+            constants |= source.texts(source.passed.get("task_type"))
         _found[cls] = frozenset(constants)
     return _found[cls]
 
