@@ -89,8 +89,8 @@ def test_the_catalogue_s_error_tells_the_command() -> None:
         ("acme 2.0", "ModuleNotFoundError: No module named 'acme_client.core'", "pip install acme-client"),
         ("flytekitplugins_openai 1.0", "ImportError: cannot import name 'X'", "pip install --upgrade 'flyteagent_nb[openai]'"),
         ("flytekitplugins-slurm 1.0", "AttributeError: x", "pip install --upgrade flytekitplugins-slurm"),
-        ("flytekitplugins-perian_job 1.16.31", "ImportError: cannot import name 'JobStatus' from 'perian'", "pip install 'perian>=0.2.7,<0.3'"),
-        ("flytekitplugins-dgxc-lepton 1.16.31", "ModuleNotFoundError: No module named 'leptonai.api.v1'", "pip install 'leptonai>=0.25,<0.47'"),
+        ("flytekitplugins-perian_job 1.16.31", "ImportError: cannot import name 'JobStatus' from 'perian'", "pip install 'perian>=0.2.7,<0.3'"),  # noqa: E501
+        ("flytekitplugins-dgxc-lepton 1.16.31", "ModuleNotFoundError: No module named 'leptonai.api.v1'", "pip install 'leptonai>=0.25,<0.47'"),  # noqa: E501
         ("flyteagent_nb", "the DuckDB agent needs duckdb: pip install 'flyteagent_nb[duckdb]'", "pip install 'flyteagent_nb[duckdb]'"),
         ("pytest 1.0", "AttributeError: x", "pip install --upgrade pytest"),
         ("a_module", "AttributeError: x", ""),

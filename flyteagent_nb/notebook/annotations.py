@@ -29,7 +29,7 @@ def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a NUL, half of a character, thousands of brackets
         raise ArgumentError(
             f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
         ) from None

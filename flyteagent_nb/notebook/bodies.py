@@ -65,6 +65,6 @@ def mapping(body: str, language: str) -> dict[str, Any]:
         )
     try:  # what the wire takes: YAML knows dates and sets, a protobuf Struct does not
         json.dumps(value)
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:  # an anchor of YAML may lead back to itself
         raise CellError(f"the configuration holds what JSON cannot: {error}", hint="put quotes around dates") from None
     return {str(key): item for key, item in value.items()}

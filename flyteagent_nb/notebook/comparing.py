@@ -128,7 +128,7 @@ class Comparison(View):
         rows = [
             ("phase", " ".join(render.look(first)[:2]), " ".join(render.look(second)[:2]), ""),
             ("took", render.seconds(first.elapsed), render.seconds(second.elapsed), self._speed()),
-            ("phases", run_views.phases_text(first), run_views.phases_text(second), ""),
+            ("phases", phases_text(first), phases_text(second), ""),
             ("tries", str(first.attempt), str(second.attempt), ""),
             ("agent", first.agent, second.agent, ""),
             ("message", first.message, second.message, ""),

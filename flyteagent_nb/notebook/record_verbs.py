@@ -68,11 +68,18 @@ class RecordVerbs:
                 runs[i] = workspace.attach(run.id)
             runs[i].cancel()
         until = time.monotonic() + workspace.config.stop_grace
-        for run in runs:
-            try:
+        try:
+            for run in runs:
                 run.exception(max(0.0, until - time.monotonic()))
-            except WaitTimeoutError:
-                break  # the list tells which of them are still stopping
+        except WaitTimeoutError:
+            pass  # the list tells which of them are still stopping
+        except KeyboardInterrupt:
+            left = [run for run in runs if not run.done]
+            raise TaskStopped(
+                f"stopped waiting for {len(left)} run{'s' * (len(left) != 1)} to end: the delete goes on in the background",
+                run_ids=[run.id for run in left],
+                hint="%agent runs tells what came of it",
+            ) from None
         return RunList(runs)
 
     def attach(self, arguments: AgentArguments) -> Any:

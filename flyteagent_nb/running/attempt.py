@@ -124,13 +124,15 @@ class Attempt:
             return await self._sync(resolved, template)
         return await self._async(resolved, template)
 
-    async def follow(self, record: AttemptRecord) -> tuple[LiteralMap] | Failure:
-        """Go on with an attempt of another kernel, whose job is known. The errors are those of :meth:`run`."""
+    async def follow(self, record: AttemptRecord, resolved: Resolved) -> tuple[LiteralMap] | Failure:
+        """Go on with an attempt of another kernel, whose job is known. The errors are those of :meth:`run`.
+
+        A cancel may have come before: nothing here ends before the job was seen to.
+        """
         self._prefix = record.output_prefix
         self._resource_meta = record.resource_meta
         self._began = time.monotonic() - max(0.0, time.time() - record.intended)
         self._driven.began = self._began
-        resolved = await self._runner.interruptible(self._driven, self._resolve())
         return await self._follow(resolved)
 
     def not_again(self, failure: Failure) -> Ended:

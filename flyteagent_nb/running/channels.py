@@ -14,6 +14,12 @@ from flyteagent_nb import wire
 from flyteagent_nb.certificates import read_authorities, read_pair, system_authorities
 from flyteagent_nb.errors import ServiceError
 
+_RECONNECT = (
+    # gRPC waits up to two minutes before it tries again; a run whose service is back must hear of it before its polls are given up.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+)
+
 _SCHEME = re.compile(r"^(dns|ipv4|ipv6|passthrough):(///)?")  # another form of dns asks a server of its own
 _HOST = re.compile(r"\[([^\]]+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)")  # [::1]:80, name:80 or an IPv6 address alone
 
@@ -39,7 +45,7 @@ def open_channel(name: str, target: str, tls: TLS | None = None, service_config:
     Raises:
         ServiceError: a file of ``tls`` cannot be read, or has something else in it; the key is another certificate's.
     """
-    options = [*wire.OPTIONS, *([("grpc.service_config", service_config)] if service_config else [])]
+    options = [*wire.OPTIONS, *_RECONNECT, *([("grpc.service_config", service_config)] if service_config else [])]
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
     where = {"service": name, "address": target}

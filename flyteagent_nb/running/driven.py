@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.running.journal import RunRecord
+    from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.running.tasks import TaskCall
 
@@ -29,6 +30,7 @@ class Driven:
     waiter: asyncio.Future[None] | None = None
     in_call: asyncio.Task[Any] | None = None
     record: RunRecord | None = None  # where another kernel began it
+    resolved: Resolved | None = None  # who has its job, then
     outputs: LiteralMap | None = None  # what it came to, as literals
     creating: bool = False  # a create is under way, or its answer is not on record yet
     lost: bool = False  # another kernel follows it now

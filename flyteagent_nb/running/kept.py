@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.config import Settings
     from flyteagent_nb.running.journal import AttemptRecord, RunRecord
+    from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.run import RunSnapshot
     from flyteagent_nb.running.runner import Runner
 
@@ -182,12 +183,12 @@ class KeptRuns:
             return self._ended(record, call)
         if is_unknown(record):
             self._refuse(record)
-        self._check_agent(record)
+        resolved = self._agent_of(record)
         taken = journal.take(run_id)
         journal.adopt(taken)
         try:
             self._earlier[run_id] = self.logs(run_id)
-            run = self._runner.attach(taken, call, settings)
+            run = self._runner.attach(taken, resolved, call, settings)
         except BaseException:
             journal.released(run_id)  # or nobody could attach it again
             raise
@@ -244,12 +245,12 @@ class KeptRuns:
             hint=f"look for it at the service: %agent settle {s.id} --job RESOURCE_META if it is there, --gone if not",
         )
 
-    def _check_agent(self, record: RunRecord) -> None:
-        """Tell what is missing before the run is taken over."""
+    def _agent_of(self, record: RunRecord) -> Resolved:
+        """Who has the job; what is missing is told before the run is taken over."""
         s, runner = record.snapshot, self._runner
         service = record.attempts[-1].service
         try:
-            runner.thread.run(runner.router.resolve(s.task_type, s.version, service), timeout=30)
+            return runner.thread.run(runner.router.resolve(s.task_type, s.version, service), timeout=30)
         except TaskTypeNotFoundError as error:
             raise TaskTypeNotFoundError(
                 f"run {s.id} of {s.name} needs the agent '{s.agent}' of task type '{s.task_type}', which this kernel does not have",

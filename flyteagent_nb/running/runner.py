@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.masking import Masking
     from flyteagent_nb.running.journal import AttemptRecord, Journal, RunRecord
     from flyteagent_nb.running.propeller import Failure
-    from flyteagent_nb.running.routing import Router
+    from flyteagent_nb.running.routing import Resolved, Router
     from flyteagent_nb.running.storage import RunStorage
     from flyteagent_nb.running.tasks import TaskCall
 
@@ -147,7 +147,7 @@ class Runner:
         self.thread.call_soon(self._start, driven)
         return run
 
-    def attach(self, record: RunRecord, call: TaskCall, settings: Settings) -> Run:
+    def attach(self, record: RunRecord, resolved: Resolved, call: TaskCall, settings: Settings) -> Run:
         """Follow a run that another kernel began and that :meth:`SQLiteJournal.take` took over; returns its handle at once.
 
         Nothing is created: its job is followed to the end, and not tried again.
@@ -157,7 +157,7 @@ class Runner:
             return known
         run = Run(record.snapshot._replace(stopping=False), self)
         started = time.monotonic() - max(0.0, time.time() - record.snapshot.submitted)
-        driven = Driven(run, call, settings, record.attempts[-1].service, started, record=record)
+        driven = Driven(run, call, settings, record.attempts[-1].service, started, record=record, resolved=resolved)
         self._runs[run.id] = run
         self._driven[run.id] = driven
         self.thread.call_soon(self._start, driven)
@@ -351,9 +351,9 @@ class Runner:
         timeout = driven.call.template.metadata.timeout
         limit = timeout.seconds + timeout.nanos / 1e9 or None
         last, attempts = record.attempts[-1], driven.run.snapshot.attempts
-        assert driven.call.inputs is not None
+        assert driven.call.inputs is not None and driven.resolved is not None
         attempt = Attempt(self, driven, last.number, attempts, driven.call.inputs, limit)
-        result = await attempt.follow(last)
+        result = await attempt.follow(last, driven.resolved)
         if isinstance(result, tuple):
             return await self._converted(driven, result[0])
         attempt.check_run_limit(result)

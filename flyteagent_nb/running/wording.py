@@ -25,6 +25,9 @@ SAID = 300
 LINE_LENGTH = 2000
 """Characters of one of them."""
 
+_LATE = ("", "deadline exceeded")
+"""What gRPC itself says of a call whose time is up."""
+
 _SECRET = re.compile(r"Unable to find secret for key (\S+) in group (\S+)")
 _FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 
@@ -38,13 +41,14 @@ def status_words(error: grpc.aio.AioRpcError, operation: str, deadline: float | 
         deadline: the seconds that the call had, or None.
     """
     code = error.code()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None:
+    details = error.details() or ""
+    # A service may answer so too, of a deadline of its own: then its words count.
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None and details.lower() in _LATE:
         whose = "FlytePropeller's default; " if deadline == DEFAULT_DEADLINE else ""
         return (
             f"{operation} took more than its deadline, {deadline:g} s ({whose}for longer: "
             f"%config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
         )
-    details = error.details() or ""
     # INTERNAL is how an agent's exception travels: its own words say more than the status.
     return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
 

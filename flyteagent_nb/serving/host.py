@@ -29,6 +29,7 @@ from flyteagent_nb import wire
 from flyteagent_nb.certificates import read_pair
 from flyteagent_nb.errors import AddressInUseError, ServiceError, ServiceNotFoundError, closest
 from flyteagent_nb.masking import Masking
+from flyteagent_nb.serving.decoding import Decoding
 from flyteagent_nb.serving.servicers import AgentServicers
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class AgentHost:
     ) -> Address:
         if self._servicers is None:
             self._servicers = AgentServicers(self._catalog, self._capture, self._gate, self._on_blocking, self._masking)
-        interceptors = [_TokenCheck(token)] if token else []
+        interceptors = [*([_TokenCheck(token)] if token else []), Decoding()]
         server = grpc.aio.server(options=wire.OPTIONS, interceptors=interceptors)
         names = (*self._servicers.add_to(server), health.SERVICE_NAME)
         health_servicer = health.aio.HealthServicer()

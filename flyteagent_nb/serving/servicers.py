@@ -29,6 +29,7 @@ from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 from flyteagent_nb import wire
 from flyteagent_nb.masking import Masking
 from flyteagent_nb.serving.capture import Capture
+from flyteagent_nb.serving.decoding import Malformed
 from flyteagent_nb.serving.failures import CallError, describe, one_line
 from flyteagent_nb.serving.invocation import AgentInvoker
 from flyteagent_nb.serving.reasons import complete
@@ -48,6 +49,9 @@ T = TypeVar("T")
 
 LARGE = 64 * 1024
 """Bytes of inputs from which on they are converted off the loop: flytekit does it in Python, element by element."""
+
+TYPES_COUNTED = 1_000
+"""Task types that flytekit's counters tell apart, which are never forgotten; those of later callers count together."""
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTED = frozenset({"create", "get", "delete", "do"})  # flytekit counts no others
@@ -85,6 +89,7 @@ class AgentServicers:
         self.invoker = AgentInvoker(asyncio.get_running_loop(), on_blocking)
         self._capture = capture or Capture(lambda run_id, stream, text: None)
         self._gate = gate
+        self._counted: set[str] = set()
 
     def add_to(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Register the servicers with ``server``; returns the full names of the services."""
@@ -116,13 +121,13 @@ class AgentServicers:
             failed: BaseException = error
         else:
             if operation in _COUNTED:
-                counters.request_latency.labels(task_type, operation).observe(perf_counter() - began)
-                counters.request_success_count.labels(task_type, operation).inc()
+                counters.request_latency.labels(self.label(task_type), operation).observe(perf_counter() - began)
+                counters.request_success_count.labels(self.label(task_type), operation).inc()
             if self.masking.active and operation in _SAYING:
                 self.masking.message(answer, besides=_DATA)
             return answer
         if operation in _COUNTED:
-            counters.request_latency.labels(task_type, operation).observe(perf_counter() - began)
+            counters.request_latency.labels(self.label(task_type), operation).observe(perf_counter() - began)
         await self.fail(context, task_type, operation, run_id, failed, call)
         raise AssertionError("abort returned")
 
@@ -146,12 +151,20 @@ class AgentServicers:
         failure = describe(error, task_type, call)
         if operation in _COUNTED:
             code = _HTTP.get(failure.code, HTTPStatus.INTERNAL_SERVER_ERROR)
-            counters.request_failure_count.labels(task_type, operation, code).inc()
+            counters.request_failure_count.labels(self.label(task_type), operation, code).inc()
         if failure.traceback and run_id:
             self._capture.sink(run_id, "traceback", failure.traceback)
         elif failure.traceback:
             _LOGGER.info("%s of a %s task failed:\n%s", operation, task_type, self.masking.text(failure.traceback))
         await context.abort(failure.code, self.masking.text(failure.details))
+
+    def label(self, task_type: str) -> str:
+        """What the counters call a task type."""
+        if task_type not in self._counted:
+            if len(self._counted) >= TYPES_COUNTED:
+                return "(others)"
+            self._counted.add(task_type)
+        return task_type
 
     def current(self, task_type: str, version: int) -> AgentEntry:
         """The agent of a task type, or NOT_FOUND."""
@@ -190,8 +203,8 @@ class AgentServicers:
     async def inputs(self, message: Any, method: str) -> LiteralMap:
         """Inputs as flytekit's agents take them."""
         if message.ByteSize() > LARGE:
-            return await self.invoker.in_thread(method, LiteralMap.from_flyte_idl, message)
-        return LiteralMap.from_flyte_idl(message)
+            return await self.invoker.in_thread(method, _read, LiteralMap, message)
+        return _read(LiteralMap, message)
 
 
 class _AsyncAgentService(services.AsyncAgentServiceServicer):  # type: ignore[misc]
@@ -203,21 +216,21 @@ class _AsyncAgentService(services.AsyncAgentServiceServicer):  # type: ignore[mi
         return await self._servicers.answer(context, request.template.type, "create", self._create, request)
 
     async def _create(self, request: Any) -> Any:
-        template = TaskTemplate.from_flyte_idl(request.template)
+        template = _read(TaskTemplate, request.template)
         entry = self._servicers.current(template.type, template.task_type_version)
         if entry.is_sync:
             raise CallError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"task type {template.type!r} is served by a sync agent, {entry.name!r}: call ExecuteTaskSync",
             )
-        counters.input_literal_size.labels(template.type).observe(request.inputs.ByteSize())
+        counters.input_literal_size.labels(self._servicers.label(template.type)).observe(request.inputs.ByteSize())
         meta = await self._call(
             entry,
             "create",
             task_template=template,
             inputs=await self._servicers.inputs(request.inputs, "create"),
             output_prefix=request.output_prefix,
-            task_execution_metadata=TaskExecutionMetadata.from_flyte_idl(request.task_execution_metadata),
+            task_execution_metadata=_read(TaskExecutionMetadata, request.task_execution_metadata),
         )
         return pb.CreateTaskResponse(resource_meta=meta_bytes(entry, meta))
 
@@ -275,6 +288,8 @@ class _SyncAgentService(services.SyncAgentServiceServicer):  # type: ignore[misc
 
     async def ExecuteTaskSync(self, request_iterator: AsyncIterator[Any], context: Any) -> None:
         first = await context.read()
+        if type(first) is Malformed:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, first.told)
         if first is grpc.aio.EOF or first.WhichOneof("part") != "header":
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message of ExecuteTaskSync must be a header"
@@ -288,12 +303,14 @@ class _SyncAgentService(services.SyncAgentServiceServicer):  # type: ignore[misc
     async def _do(self, header: Any, read: Callable[[], Awaitable[Any]]) -> Any:
         # Before all else: a client whose write meets a call that has ended sees INTERNAL, and never the status.
         second = await read()
+        if type(second) is Malformed:
+            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, second.told)
         if second is grpc.aio.EOF or second.WhichOneof("part") != "inputs":
             raise CallError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "the second message of ExecuteTaskSync must be the inputs, also where there are none",
             )
-        template = TaskTemplate.from_flyte_idl(header.template)
+        template = _read(TaskTemplate, header.template)
         entry = self._servicers.current(template.type, template.task_type_version)
         if not entry.is_sync:
             raise CallError(
@@ -330,6 +347,16 @@ class _AgentMetadataService(services.AgentMetadataServiceServicer):  # type: ign
 
     async def _agents(self, request: Any) -> Any:
         return pb.ListAgentsResponse(agents=self._servicers.catalog.metadata())
+
+
+def _read(model: Any, message: Any) -> Any:
+    """A message as flytekit's model of it, or INVALID_ARGUMENT: flytekit raises what comes up where a message makes no sense."""
+    try:
+        return model.from_flyte_idl(message)
+    except Exception as error:  # as above
+        raise CallError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"the {message.DESCRIPTOR.name} cannot be read: {one_line(error)}"
+        ) from None
 
 
 def run_id_of(context: Any) -> str | None:

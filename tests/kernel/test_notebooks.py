@@ -149,6 +149,17 @@ FIGURES = ("def count(", "from flyteagent_nb import submit\n\n%config")
 """Cells whose figures are other ones each time."""
 
 
+class Restarting(nbclient.NotebookClient):  # type: ignore[misc]
+    """Restarts the kernel where a notebook asks its reader to."""
+
+    async def async_execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
+        done = await super().async_execute_cell(cell, cell_index, *args, **kwargs)
+        if "restart-after" in cell.metadata.get("tags", ()):
+            await self.km.restart_kernel()
+            await self.kc.wait_for_ready(timeout=60)
+        return done
+
+
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Any]:
     """The notebooks that were run, by their names."""
@@ -165,7 +176,7 @@ def run(runs: dict[str, Any], tmp_path: Path) -> Any:
                 pytest.importorskip(module)
             made = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
             where = {"metadata": {"path": str(tmp_path)}}
-            runs[name] = nbclient.NotebookClient(made, timeout=60, kernel_name="python3", resources=where).execute()
+            runs[name] = Restarting(made, timeout=60, kernel_name="python3", resources=where).execute()
         return runs[name]
 
     return run
@@ -337,3 +348,17 @@ def test_to_production(run: Any) -> None:
     source, _, _ = text_of(made, "print((exported").partition("# For FlytePropeller")
     assert "class DelayJob" in source and "httpx" in source and "pandas" not in source and "carriers" not in source
     assert "delays: all is well" in text_of(made, "import socket")
+
+
+def test_when_things_fail(run: Any) -> None:
+    made = run("06_when_things_fail")
+    delays = of_2013("flights.csv.zip").groupby("carrier")["dep_delay"].mean().round(1)
+    retried = text_of(made, "%%agent_task flight_job --returns minutes:float -o late")
+    assert "Succeeded" in retried and "try 2 of 3" in retried and f"minutes: {delays['B6']}" in retried
+    failed = text_of(made, "print(slow.exception())")
+    assert "timeout [2s] expired" in failed and "the job is stopped" in failed
+    assert "Aborted" in text_of(made, "%agent cancel last")
+    # The last cell's kernel was another one.
+    after = text_of(made, "%load_ext flyteagent_nb\nimport flight_jobs\n\nagain")
+    assert re.search(r"1 run of an earlier kernel is still open: \w+ \(", after)
+    assert f"{delays['UA']} 1 SUCCEEDED" in after

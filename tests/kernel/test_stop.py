@@ -208,6 +208,55 @@ def test_a_create_under_way_ends_and_its_job_is_deleted(kernel: Kernel) -> None:
     assert kernel.value("len(scripted.jobs), scripted.open_jobs") == "(1, [])"
 
 
+READ = """
+import threading
+from flytekit.extend import TypeEngine, TypeTransformer
+from flytekit.models.types import LiteralType, SimpleType
+
+class Slowly:
+    pass
+
+class SlowlyTransformer(TypeTransformer):
+    def __init__(self):
+        super().__init__("Slowly", Slowly)
+        self.reading, self.go = threading.Event(), threading.Event()
+    def get_literal_type(self, t):
+        return LiteralType(simple=SimpleType.STRING)
+    def to_literal(self, ctx, python_val, python_type, expected):
+        raise NotImplementedError
+    def to_python_value(self, ctx, lv, expected_python_type):
+        self.reading.set()
+        self.go.wait()
+        return Slowly()
+
+slowly = SlowlyTransformer()
+TypeEngine.register(slowly)
+reads = scripted_task(outputs={"x": Slowly}, name="reads")
+reads.script["outputs"] = {"x": "text"}
+"""
+"""A task whose output takes long to be read."""
+
+
+def test_while_outputs_are_read(kernel: Kernel) -> None:
+    kernel.ok(READ)
+    cell = stopped(kernel, "%agent run reads -q", when="slowly.reading.is_set()")
+    assert cell.ename == "TaskStopped"
+    kernel.ok("slowly.go.set()")
+    # The job had ended by itself: there was nothing to delete.
+    assert kernel.value("scripted.open_jobs, scripted.count('create'), scripted.count('delete')") == "([], 1, 0)"
+    assert kernel.value("flyteagent_nb.get_workspace().runner.find('last').phase") == "'ABORTED'"
+
+
+def test_a_cancel_that_waits_for_a_delete_can_be_left(kernel: Kernel) -> None:
+    kernel.ok(
+        "%config FlyteAgentNB.stop_grace = 300.0\nrun = flyteagent_nb.submit(hangs)\nuntil(lambda: run.phase == 'RUNNING')"
+    )
+    cell = stopped(kernel, "%agent cancel last", when="scripted.count('delete')")
+    kernel.ok("%config FlyteAgentNB.stop_grace = 5.0")
+    assert cell.ename == "TaskStopped" and "the delete goes on in the background" in cell.error, cell
+    assert kernel.value("run.done, run.snapshot.stopping") == "(False, True)"
+
+
 def test_a_sync_call_is_cancelled(kernel: Kernel) -> None:
     cell = stopped(kernel, "does()", when="agents.do.count('do')")
     assert cell.ename == "TaskStopped" and "its call was ended" in cell.error
