@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook import render, run_views
+from flyteagent_nb.notebook.bars import phases_text
 from flyteagent_nb.notebook.previews import told
 from flyteagent_nb.notebook.views import View
 from flyteagent_nb.notebook.waiting import stop_guard
