@@ -8,6 +8,7 @@
     ├── InputError (TypeError)                inputs that do not fit the task's interface
     ├── OutputError (TypeError)               outputs that do not fit the task's interface
     ├── CodeLocationError (ValueError)        a notebook's function that its agent could not reach
+    ├── TemplateError (ValueError)            a task that its plug-in cannot put into a template
     ├── AgentDefinitionError (TypeError)      an object that cannot be registered as an agent
     ├── AgentNotFoundError (LookupError)      no agent of that name
     ├── TaskTypeNotFoundError (LookupError)   no agent for a task type
@@ -130,6 +131,18 @@ class OutputError(FlyteAgentNBError, TypeError):
 
 class CodeLocationError(FlyteAgentNBError, ValueError):
     """A function task that lives in the notebook, and whose agent has no stated way to its code.
+
+    Attributes:
+        task: the task's name.
+    """
+
+    def __init__(self, message: str, *, task: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.task = task
+
+
+class TemplateError(FlyteAgentNBError, ValueError):
+    """A task that its plug-in cannot put into a template, on a cluster as little as here.
 
     Attributes:
         task: the task's name.

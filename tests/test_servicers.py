@@ -456,6 +456,17 @@ def test_a_message_of_a_megabyte_arrives_with_its_head_and_the_last_frames(serve
     serve(test, Raising(), options=options)
 
 
+@pytest.mark.parametrize("words", ["sbatch: error: invalid partition\n", b"sbatch: error: invalid partition\n"])
+def test_what_a_program_said_leads_the_exception_that_tells_its_exit_status(serve, words):
+    async def test(s):
+        s.catalog.current("scripted").agent.error = subprocess.CalledProcessError(1, "sbatch", stderr=words)
+        answer = await s.ours.job("DeleteTask", "scripted")
+        lines = answer.details.splitlines()
+        assert lines[0] == "sbatch: error: invalid partition" and lines[1].startswith("CalledProcessError: ")
+
+    serve(test, Raising())
+
+
 class Unreadable(Exception):
     def __str__(self):
         raise KeyError("no")

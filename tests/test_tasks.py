@@ -23,6 +23,8 @@ from flyteidl.core.execution_pb2 import TaskExecution
 from flyteidl.core.literals_pb2 import LiteralMap
 from flytekit import FlyteContextManager, StructuredDataset, task
 from flytekit.configuration import Image, ImageConfig, SerializationSettings
+from flytekit.core.base_task import PythonTask
+from flytekit.core.interface import Interface
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, Resource, SyncConnectorExecutorMixin
 from flytekit.models.literals import LiteralMap as FlytekitLiteralMap
@@ -31,7 +33,7 @@ from flytekit.types.file import FlyteFile
 from scripted import DoAgent, JobMeta, ScriptedAgent
 from scripted_tasks import PATIENCE, scripted_task
 
-from flyteagent_nb.errors import CodeLocationError, InputError, OutputError
+from flyteagent_nb.errors import CodeLocationError, InputError, OutputError, TemplateError
 from flyteagent_nb.running import contexts, tasks
 
 if TYPE_CHECKING:
@@ -634,6 +636,19 @@ def test_a_function_of_a_module_needs_none(workspace: Workspace) -> None:
 def test_a_container_image_says_where_the_code_is(workspace: Workspace) -> None:
     call = workspace.call_of(AgentFunctionTask(in_notebook(fresh(real)), container_image="acme/x:1"), {"a": 1})
     assert call.template.container.image == "acme/x:1"
+
+
+def test_a_task_that_its_plug_in_cannot_put_into_a_template_is_told(workspace: Workspace) -> None:
+    class Unfit(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
+        """As Slurm's script with inputs is."""
+
+        def get_custom(self, settings: Any) -> dict[str, Any]:
+            return {"python_input_types": {"n": int}}
+
+    with pytest.raises(TemplateError) as raised:
+        workspace.call_of(Unfit("unfit", "job", None, Interface()), {})
+    assert "task 'job' (unfit)" in raised.value.message and "is not JSON serializable" in raised.value.message
+    assert raised.value.task == "job" and isinstance(raised.value.__cause__, TypeError)
 
 
 def test_what_runs_on_an_agent() -> None:

@@ -22,7 +22,7 @@ from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
 
 from flyteagent_nb import tables
-from flyteagent_nb.errors import CodeLocationError, OutputError
+from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, OutputError, TemplateError
 from flyteagent_nb.running.contexts import in_context
 from flyteagent_nb.running.notebook_code import needs_code, pickled
 from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
@@ -248,4 +248,14 @@ def _serialization_settings() -> SerializationSettings:
 
 
 def _serialize(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:
-    return get_serializable(OrderedDict(), settings, task).template.to_flyte_idl()
+    try:
+        return get_serializable(OrderedDict(), settings, task).template.to_flyte_idl()
+    except FlyteAgentNBError:
+        raise
+    except Exception as error:  # the plug-in's get_custom may do and hold anything; the cause is kept
+        raise TemplateError(
+            f"{type(task).__name__} cannot put task '{task.name}' ({task.task_type}) into a template: "
+            f"{type(error).__name__}: {first_line(error)}",
+            task=task.name,
+            hint="the task cannot be registered on a cluster either: try it without inputs (-i) or settings that JSON cannot hold",
+        ) from error

@@ -73,6 +73,8 @@ def describe(error: BaseException, task_type: str = "", call: CallRecords | None
     causes = list(_causes(error))
     frames = [f"  {frame}" for raised in (error, *_leaves(error)[:1]) for frame in agent_frames(raised.__traceback__)]
     said = reasons.state_words(error) or f"{type(error).__name__}: {message_of(error)}"
+    if (words := _stderr_of(error)) and words not in said:
+        said = f"{words}\n{said}"  # sbatch's own words, say: the exception of a program tells its exit status only
     rest = [
         *reasons.logged_lines(call, said),
         *frames[-_FRAMES:],
@@ -89,6 +91,16 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception as unreadable:  # the agent's class, and its mistake; the type's name is still worth showing
         return f"<its message cannot be read: {type(unreadable).__name__}>"
+
+
+def _stderr_of(error: BaseException) -> str:
+    """What a program wrote to stderr whose failure ``error`` is: subprocess.CalledProcessError, asyncssh.ProcessError."""
+    try:
+        words = getattr(error, "stderr", None)
+    except Exception:  # a property of the agent's class, and its mistake
+        return ""
+    text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
+    return text.strip() if isinstance(text, str) else ""
 
 
 def agent_frames(trace: TracebackType | None) -> list[str]:
