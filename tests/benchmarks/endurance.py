@@ -1,4 +1,4 @@
-"""Print what is left of 100,000 short runs in one process: python tests/benchmarks/soak.py [RUNS]
+"""Print what is left of 100,000 short runs in one process: python tests/benchmarks/endurance.py [RUNS]
 
 Memory, threads, open files, runs on record, the journal's size; one line for each tenth. All but the first should be alike.
 """
@@ -47,6 +47,7 @@ def main() -> None:
             some = min(runs // 10, runs - done)
             sizes = soak(workspace, tasks, some, inputs=inputs, every=some)
             done += some
+            agents.timed.ends.clear()  # what the agent notes is not ours
             show([sizes[-1]._replace(runs=done)])
         show([size(workspace, done)])
         print(f"{(time.perf_counter() - began) / runs * 1e3:.2f} ms a run")
