@@ -31,7 +31,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # The run id and a token are all the metadata there is; errors carry their own limit (DETAILS_LIMIT).
     ("grpc.max_metadata_size", 64 * 1024),
     # A service that comes back is seen as soon as it is asked for its agents again; gRPC's own pause grows to two minutes.
-    ("grpc.max_reconnect_backoff_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 """The options of every channel and server of ours."""
 
