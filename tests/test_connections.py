@@ -26,6 +26,7 @@ from flyteagent_nb.errors import (
     TaskTypeNotFoundError,
 )
 from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.notebook.doctor import service_findings
 from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList
 from flyteagent_nb.running.channels import TLS
 from flyteagent_nb.running.connections import target_of, trouble_of
@@ -146,6 +147,7 @@ def test_a_service_that_is_gone_keeps_its_listing_and_shows_since_when(workspace
         (_, dev) = connections = workspace.runner.router.connections()
         assert dev.types >= 5 and dev.unreachable and "UNAVAILABLE" in dev.trouble
         assert "✗ unreachable since" in ServiceList(connections).text()
+        assert any(f"'dev' at {address} does not answer" in finding.told for finding in service_findings(workspace))
         assert workspace.connections.table()["only_there", 0].service.name == "dev"
 
 

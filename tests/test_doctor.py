@@ -376,3 +376,12 @@ def test_a_diagnosis_begins_with_how_it_is() -> None:
     assert lines[:4] == ["2 problems, 1 thing to know", "✓ a   x", "! bb  y", "      → do <this>"]
     assert max(len(line) for line in lines) <= doctor.WIDTH
     assert "do &lt;this&gt;" in diagnosis.html() and repr(diagnosis) == diagnosis.text()
+
+
+def test_the_package_of_flyte_2_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.flyte_2() == []
+    known = environment.version_of
+    monkeypatch.setattr(environment, "version_of", lambda name: "2.1.0" if name == "flyte" else known(name))
+    (found,) = environment.flyte_2()
+    assert found.sign == "warn" and "flyte.connectors" in found.told and "flytekit" in found.mend
+    assert found in environment.environment_findings()

@@ -122,6 +122,12 @@ def service_findings(workspace: Workspace) -> list[Finding]:
     found = [answering(address) for address in workspace.addresses()]
     found += [privacy(address) for address in workspace.addresses()]
     runner = workspace.runner
+    found += [
+        Finding("warn", "service", f"'{each.name}' at {each.target} does not answer: {each.trouble}",
+                f"%agent connect {each.name} ADDRESS connects it anew, %agent disconnect {each.name} takes it away")
+        for each in runner.router.connections()
+        if each.trouble
+    ]  # fmt: skip
     found.append(folder(str(runner.storage.root)))
     journal = type(runner.journal).__name__
     if journal == "MemoryJournal":

@@ -50,13 +50,22 @@ BAD_PAIRS = (
 
 def environment_findings(environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """All of them, in the order in which they are shown."""
-    return [versions(), *conflicts(), *bad_pairs(), fork(environ), proxies()]
+    return [versions(), *flyte_2(), *conflicts(), *bad_pairs(), fork(environ), proxies()]
 
 
 def versions() -> Finding:
     """The versions of what matters."""
     told = ", ".join(f"{name} {version_of(name) or 'not installed'}" for name in SHOWN)
     return Finding("ok", "versions", f"Python {platform.python_version()}, {told}")
+
+
+def flyte_2() -> list[Finding]:
+    """A word about connectors of Flyte 2, where its package is installed beside: they look alike, and register elsewhere."""
+    version = version_of("flyte")
+    if not version:
+        return []
+    told = f"flyte {version} is installed too: its connectors (flyte.connectors) are another interface, which does not run here"
+    return [Finding("warn", "Flyte 2", told, "write the class with flytekit: flytekit.extend.backend.base_agent")]
 
 
 def version_of(distribution: str) -> str:

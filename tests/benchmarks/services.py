@@ -1,4 +1,4 @@
-"""What N service processes behind one name do: runs per second of an agent that does nothing, on 1, 2 and 4 of them.
+"""What N service processes behind one name do: runs per second of an agent that does nothing, and of one that computes, on 1, 2 and 4.
 
 ``python tests/benchmarks/services.py [RUNS]``. The notebook's side is one process, this one, however many serve; with few cores
 it is what the figures show.
@@ -24,8 +24,22 @@ from flyteagent_nb.workspace import Workspace, get_workspace
 ROUNDS = 3
 COUNTS = (1, 2, 4)
 MODULE = """
+import time
 from flytekit.extend.backend.base_connector import ConnectorRegistry
 from scripted import NoopAgent
+
+
+class BusyAgent(NoopAgent):
+    name = "Busy Agent"
+
+    async def do(self, task_template, output_prefix, inputs=None, **kwargs):
+        until = time.thread_time() + 0.005
+        while time.thread_time() < until:
+            pass
+        return await super().do(task_template, output_prefix, inputs)
+
+
+ConnectorRegistry.register(BusyAgent("busy_there"), override=True)
 ConnectorRegistry.register(NoopAgent("noop_there"), override=True)
 """
 
@@ -58,9 +72,9 @@ def cpu(processes) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(workspace: Workspace, runs: int, processes) -> tuple[float, float, float]:
+def measure(workspace: Workspace, task_type: str, runs: int, processes) -> tuple[float, float, float]:
     """Runs per second, and the cores that this process and the services used meanwhile."""
-    task = scripted_task("noop_there")
+    task = scripted_task(task_type)
     began, here, there = time.perf_counter(), time.process_time(), cpu(processes)
     for run in [workspace.submit(task, {}, service="many") for _ in range(runs)]:
         run.result(120)
@@ -73,20 +87,26 @@ def main(runs: int) -> None:
     workspace = get_workspace()
     workspace.config.journal = False
     workspace.wait()
-    found: dict[int, list[tuple[float, float, float]]] = {count: [] for count in COUNTS}
+    kinds = (("noop_there", runs, "does nothing"), ("busy_there", runs // 5, "computes for 5 ms"))
+    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, serving(folder, max(COUNTS)) as (addresses, processes):
         for _ in range(ROUNDS):
             for count in COUNTS:
                 workspace.connections.connect("many", ",".join(addresses[:count]))
-                measure(workspace, runs // 10, processes)  # the connections are made
-                found[count].append(measure(workspace, runs, processes))
+                for task_type, how_many, _ in kinds:
+                    measure(workspace, task_type, how_many // 10, processes)  # the connections are made
+                    found.setdefault((task_type, count), []).append(measure(workspace, task_type, how_many, processes))
     workspace.close()
-    print(f"{runs:,} runs of an agent that does nothing, {os.cpu_count()} cores; medians of {ROUNDS} rounds in turns")
-    print("| Service processes | Runs a second | Against one | Cores here | Cores there |\n|---|---|---|---|---|")
-    one = statistics.median(rate for rate, _, _ in found[1])
-    for count, rows in found.items():
-        rate, here, there = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"| {count} | {rate:,.0f} | {rate / one:.2f} | {here:.2f} | {there:.2f} |")
+    print(f"{os.cpu_count()} cores; medians of {ROUNDS} rounds in turns")
+    print(
+        "| An agent that | Service processes | Runs a second | Against one | Cores here | Cores there |\n|---|---|---|---|---|---|"
+    )
+    for task_type, _, does in kinds:
+        one = statistics.median(rate for rate, _, _ in found[task_type, 1])
+        for count in COUNTS:
+            columns = zip(*found[task_type, count], strict=True)
+            rate, here, there = (statistics.median(column) for column in columns)
+            print(f"| {does} | {count} | {rate:,.0f} | {rate / one:.2f} | {here:.2f} | {there:.2f} |")
 
 
 if __name__ == "__main__":
