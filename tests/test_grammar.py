@@ -100,7 +100,8 @@ def test_a_long_usage_is_indented_and_keeps_an_option_together() -> None:
     usage = help_text("agent", "run").partition("\n\n")[0]
     assert usage == (
         "%agent run TASK [NAME=VALUE]... [-o NAMES] [-r NAME] [-b] [--service NAME]\n"
-        "           [--compare A B] [--retries N] [--timeout TIME] [--dry-run] [-q]"
+        "           [--on CONFIG] [--compare A B] [--retries N] [--timeout TIME]\n"
+        "           [--dry-run] [-q]"
     )
 
 

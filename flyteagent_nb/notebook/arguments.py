@@ -249,7 +249,7 @@ def _check_compare(arguments: AgentArguments) -> None:
         raise ArgumentError(f"--compare {first} {second} is one service", hint="name two; %agent connect lists them")
     for option, given in (
         ("-o", arguments.outputs), ("-r", arguments.run_name), ("-b", arguments.background),
-        ("--service", arguments.service), ("--dry-run", arguments.dry_run),
+        ("--service", arguments.service), ("--on", arguments.on), ("--dry-run", arguments.dry_run),
     ):  # fmt: skip
         if given:
             raise ArgumentError(

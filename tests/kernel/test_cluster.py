@@ -28,7 +28,7 @@ def served() -> Iterator[Cluster]:
 
 def seven(inputs: LiteralMap) -> LiteralMap:
     made = LiteralMap()
-    made.literals["n"].scalar.primitive.integer = 7
+    made.literals["results"].scalar.primitive.integer = 7
     return made
 
 
@@ -37,12 +37,12 @@ def test_cells_go_to_a_cluster(kernel: Kernel, served: Cluster, tmp_path: Path) 
     config = configuration(tmp_path, served.target)
     served.outputs = seven
     cell = kernel.ok(
-        f"%%agent_task their_warehouse --on {config} --lang sql --returns n:int -i year=2024 -o n\nSELECT 1 -- @year"
+        f"%%agent_task duckdb_query --on {config} --returns results:int -i year=2024 -o n\nSELECT 1 + $year AS n"
     )
     assert "console: http" in str(cell.outputs) or "/executions/f00000001" in str(cell.outputs), cell
     assert kernel.value("n") == "7"
     (spec,) = served.tasks.values()
-    assert spec.template.type == "their_warehouse" and spec.template.sql.statement.strip() == "SELECT 1 -- @year"
+    assert spec.template.type == "duckdb_query" and spec.template.sql.statement.strip() == "SELECT 1 + $year AS n"
     assert served.executions["f00000001"].inputs.literals["year"].scalar.primitive.integer == 2024
     assert served.uploads == []  # SQL takes nothing along
 
