@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sound
 from flyteidl.admin.agent_pb2 import Agent, TaskCategory
+from flytekit.sensor.file_sensor import FileSensor
 from scripted_tasks import scripted_task
 
+from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import ArgumentError, CheckError, TaskTypeNotFoundError
 from flyteagent_nb.findings import Finding
 from flyteagent_nb.notebook.check_verb import CheckReport, check_type
@@ -255,6 +257,26 @@ def test_an_agent_is_taken_into_another_process(workspace: Workspace, jobs: Path
     report = check_type(workspace, "sound", task=scripted_task("sound", **JOB))
     (restart,) = [f for f in report if f.what == "restart"]
     assert restart.sign == "ok" and "as the module sound does not register it" in restart.told
+
+
+def test_flytekits_sensor(workspace: Workspace, tmp_path: Path) -> None:
+    """A real one, in another process of its own: it has no job, and keeps nothing."""
+    (tmp_path / "there").touch()
+    report = check_type(workspace, "sensor", task=FileSensor("wait"), inputs={"path": str(tmp_path / "there")})
+    assert report.passed and report.warnings == [], report.text()
+    found = {f.what: f for f in report}
+    assert "(in another process) says: SUCCEEDED again" in found["restart"].told
+    assert "the same each time, as a sensor's" in found["concurrent creates"].told
+    assert [f.what for f in report.skipped] == ["delete an unknown job", "failures"]
+
+
+def test_our_own_agent_says_what_it_is(workspace: Workspace) -> None:
+    """The agent of duckdb_query works in its process, so another one does not have its jobs; all else is well."""
+    good = DuckDBQuery("good", "SELECT $year AS n", inputs={"year": int})
+    bad = DuckDBQuery("bad", "SELECT nothing FROM nowhere")
+    report = check_type(workspace, "duckdb_query", task=good, failing=bad, inputs={"year": 2024})
+    assert [f.what for f in report.bad] == ["restart"] and report.warnings == [], report.text()
+    assert "Table with name nowhere does not exist" in {f.what: f.told for f in report}["failures"]
 
 
 MODULE = """

@@ -147,7 +147,7 @@ class Procedure:
             else:
                 self._skip(["delete when finished"], "not tried: the job did not come to its end")
             await self._delete_unknown(driver, one, other)
-            await self._concurrently(driver)
+            await self._concurrently(driver, always_same=one == other)
             await self._judge_failures([g.error for g in gets if g.failed])
         finally:
             await self._clean_up(driver)
@@ -269,14 +269,14 @@ class Procedure:
                     found = Finding("bad", "restart", told, _NO_MEMORY)
         self._add(found)
 
-    async def _concurrently(self, driver: JobDriver) -> None:
+    async def _concurrently(self, driver: JobDriver, *, always_same: bool) -> None:
         self._say(f"creating {AT_ONCE} jobs at once")
         first = driver.jobs + 1
         replies = await asyncio.gather(*(driver.create() for _ in range(AT_ONCE)))
         for number, reply in enumerate(replies, first):
             if reply.value is not None:
                 self._open[reply.value] = number
-        self._add(judging.concurrent(replies))
+        self._add(judging.concurrent(replies, always_same=always_same))
 
     async def _failing_sync(self) -> tuple[Reply[Any], Resource | None] | None:
         """What a task that ought to fail comes to; None where there is none."""

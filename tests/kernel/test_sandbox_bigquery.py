@@ -63,3 +63,17 @@ def test_a_wrong_query_leads_with_the_service_s_words(kernel: Kernel) -> None:
     (first, *_), words = cell.error.splitlines(), 'Referenced column "nam" not found'
     assert cell.ename == "RunFailedError" and words in first and "TypeError" not in first
     assert TOLD in cell.error
+
+
+def test_the_connector_does_as_propeller_needs_it(kernel: Kernel) -> None:
+    """A connector that keeps nothing: another process, which inherits where the stand-in is, follows its jobs."""
+    kernel.ok("from flytekitplugins.bigquery import BigQueryConfig, BigQueryTask")
+    kernel.ok(
+        "count = BigQueryTask('count', 'SELECT COUNT(*) AS n FROM shop.orders', "
+        "task_config=BigQueryConfig(ProjectID='local', Location='US'))"
+    )
+    cell = kernel.ok("%agent check bigquery_query_job_task --task count")
+    assert "✓ restart                a second service (in another process) says: SUCCEEDED again" in cell.text, (
+        cell.text
+    )
+    assert "✓ concurrent creates     3 at once, each with a job of its own" in cell.text
