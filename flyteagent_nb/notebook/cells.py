@@ -127,6 +127,8 @@ class _Cell:
         self.namespace = namespace
         self.classes = [kind for kind in classes if kind.language != "python"]
         self.functions = [kind for kind in classes if kind.language == "python"]
+        # Where nothing is known of its configuration, settings alone are the task's own, sent as they stand.
+        self.configured = [kind for kind in self.functions if kind.settings]
         self.inputs = inputs
         self.served = served
         self.name = name
@@ -233,7 +235,7 @@ class _Cell:
         takes = [kind for kind in self.classes if kind.all_settings]
         if self.outputs is None and self.classes and (takes or not written):
             return CellTask(self._made(takes or self.classes, [*written.items(), *self._line().items()]), self.inputs)
-        if self.outputs is None and self.functions:
+        if self.outputs is None and self.configured:
             return CellTask(self._without_code([*written.items(), *self._line().items()]), self.inputs)
         return CellTask(self._bare({**written, **self._line()}), self.inputs)
 
@@ -250,7 +252,7 @@ class _Cell:
                     "the cell is empty", hint=f"write the {prompt} into the cell, or give it with -i {prompt}=..."
                 )
             return CellTask(task, self.inputs)
-        if self.functions and given and self.outputs is None:
+        if self.configured and given and self.outputs is None:
             return CellTask(self._without_code(given), self.inputs)
         if not self.classes and keys and isinstance(given, list):
             return CellTask(self._bare(dict(given)), self.inputs)
@@ -274,7 +276,7 @@ class _Cell:
 
     def _without_code(self, given: Any) -> PythonTask[Any]:
         """A task of a class that wants a function, where the cell has none: its configuration is all there is to it."""
-        return self._made(self.functions, given, function=without_code(self.name, self.input_types))
+        return self._made(self.configured, given, function=without_code(self.name, self.input_types))
 
     # --- the settings and the task ---
 
