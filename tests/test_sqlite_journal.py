@@ -315,6 +315,25 @@ def test_a_damaged_file_is_put_aside_and_runs_go_on(make: Callable[..., SQLiteJo
     assert later.trouble == "" and len(later.shelf.runs()) == 1
 
 
+def test_a_journal_of_an_earlier_version_is_brought_up_to_this_one(
+    make: Callable[..., SQLiteJournal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make()
+    asyncio.run(start(first, snapshot()))
+    first.close()
+    monkeypatch.setattr(shelf_module, "VERSION", 3)
+    monkeypatch.setattr(
+        shelf_module,
+        "_MIGRATIONS",
+        {1: "ALTER TABLE run ADD COLUMN one TEXT", 2: "ALTER TABLE run ADD COLUMN two TEXT; SELECT 1"},
+    )
+    later = make()
+    asyncio.run(start(later, snapshot("bbbbbbbbbb")))
+    assert later.trouble == "" and {r.snapshot.id for r in later.shelf.runs()} == {"aaaaaaaaaa", "bbbbbbbbbb"}
+    assert later.ask(lambda c: c.execute("SELECT one, two FROM run").fetchall()) == [(None, None)] * 2
+    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (3,)
+
+
 def test_a_journal_of_a_later_version_is_left_as_it_is(make: Callable[..., SQLiteJournal], tmp_path: Path) -> None:
     asyncio.run(start(make(), snapshot()))
     with sqlite3.connect(tmp_path / FILE) as connection:
