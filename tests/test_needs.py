@@ -13,7 +13,7 @@ from flytekit.extend.backend.utils import get_connector_secret
 from flyteagent_nb.masking import Masking
 from flyteagent_nb.notebook.arguments import parse_agent
 from flyteagent_nb.serving.catalog import AgentEntry, Catalog
-from flyteagent_nb.serving.needs import missing, needs_of
+from flyteagent_nb.serving.needs import _modules, missing, needs_of
 from flyteagent_nb.serving.secret_store import SecretStore
 from flyteagent_nb.serving.servicers import base_context
 
@@ -50,6 +50,35 @@ def entry_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield make
     for name in [name for name in sys.modules if name.partition(".")[0] == "needy"]:
         del sys.modules[name]
+
+
+def test_packages_of_one_distribution_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SageMaker's training agent takes its client from the package of the inference agent."""
+    import flytekitplugins
+
+    monkeypatch.setattr(flytekitplugins, "__path__", [*flytekitplugins.__path__, str(tmp_path)])
+    for package, module, text in (
+        ("awssagemaker_inference", "boto3_mixin", "import aioboto3_of_a_test"),
+        (
+            "awssagemaker_training",
+            "connector",
+            "from flytekitplugins.awssagemaker_inference import boto3_mixin\n" + HEAD,
+        ),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+        (tmp_path / package / f"{module}.py").write_text(text)
+    (tmp_path / "aioboto3_of_a_test.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    connector = importlib.import_module("flytekitplugins.awssagemaker_training.connector")
+    try:
+        assert [name for name, _ in _modules(connector.Agent)] == [
+            "flytekitplugins.awssagemaker_training.connector",
+            "flytekitplugins.awssagemaker_inference.boto3_mixin",
+        ]
+    finally:
+        for name in [name for name in sys.modules if name.startswith("flytekitplugins.awssagemaker")]:
+            del sys.modules[name]
 
 
 def told(entry: AgentEntry) -> set[tuple[str, str, bool, bool]]:

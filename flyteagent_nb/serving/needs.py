@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flyteagent_nb.plugins import package_command, plugin_of_distribution
+from flyteagent_nb.plugins import PLUGINS, package_command, plugin_of_distribution
 from flyteagent_nb.serving.secret_store import name_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _modules(cls: type) -> Iterator[tuple[str, ast.Module]]:
         if tree is not None:
             yield "__main__", tree
         return
-    package = _plugin_package(cls.__module__)
+    packages = _plugin_packages(cls.__module__)
     names, seen = [cls.__module__], {cls.__module__}
     while names and len(seen) <= MODULES:
         name = names.pop(0)
@@ -109,17 +109,23 @@ def _modules(cls: type) -> Iterator[tuple[str, ast.Module]]:
             continue
         yield name, tree
         for imported in _imported(tree, name, is_package=path.name == "__init__.py"):
-            if imported.startswith(f"{package}.") and imported not in seen:
+            if imported.startswith(packages) and imported not in seen:
                 seen.add(imported)
                 names.append(imported)
 
 
-def _plugin_package(module: str) -> str:
-    """The package that is a plug-in: ``flytekitplugins.openai``; one module, where flytekit itself is all around it."""
+def _plugin_packages(module: str) -> tuple[str, ...]:
+    """What the modules of a plug-in begin with: ``flytekitplugins.openai.``, and the packages that come with it in one distribution.
+
+    For flytekit's own it is the one module, as flytekit itself is all around it.
+    """
     parts = module.split(".")
     if parts[0] == "flytekit":
-        return module
-    return ".".join(parts[:2] if parts[0] == "flytekitplugins" else parts[:1])
+        return (f"{module}.",)
+    if parts[0] != "flytekitplugins" or len(parts) < 2:
+        return (f"{parts[0]}.",)
+    together = next((plugin.packages for plugin in PLUGINS if parts[1] in plugin.packages), (parts[1],))
+    return tuple(f"flytekitplugins.{name}." for name in together)
 
 
 def _source_path(module: str) -> Path | None:
