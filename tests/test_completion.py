@@ -100,7 +100,7 @@ VARIABLES = Session().variables()
         ("--re|t", "--re", ["--returns", "--retries"]),
         ("-i a=1 --inp|", "--inp", ["--input", "--inputs"]),
         ("--inputs d --inp|", "--inp", ["--input"]),
-        ("-o x --o|", "--o", []),
+        ("-o x --o|", "--o", ["--on"]),
         ("-b|", "-b", ["-b"]),
         ("-bq|", "-bq", []),
         ("-- -|", "-", []),
