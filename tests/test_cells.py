@@ -278,6 +278,18 @@ def test_settings_alone_are_a_task_whose_function_does_nothing(line: str, body: 
     assert cell.task.task_function.__module__ == "__main__"  # so that nothing asks how its code gets to the agent
 
 
+class Bare(AsyncConnectorExecutorMixin, PythonFunctionTask[Any]):
+    """A class that takes a function, of whose configuration nothing is known."""
+
+    def __init__(self, task_config: Any, task_function: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(task_config=task_config, task_type="bare_job", task_function=task_function, **kwargs)
+
+
+def test_where_nothing_is_known_of_its_configuration_settings_are_sent_as_they_stand() -> None:
+    task = task_of("bare_job", "phases: [FAILED]", served={"bare_job": [0]})
+    assert not isinstance(task, Bare) and task.get_custom(None) == {"phases": ["FAILED"]}  # type: ignore[arg-type]
+
+
 def test_with_returns_settings_go_past_the_plug_in() -> None:
     assert task_of("cells_cloud --returns path:str", "any: thing").get_custom(None) == {"any": "thing"}
 

@@ -340,6 +340,12 @@ def test_links_are_of_the_web_or_text(name: str, uri: str) -> None:
 def test_tables_are_aligned_and_say_when_they_are_empty() -> None:
     assert render.table_text(["a", "long"], [["1", "2"], ["three", "4"]], "none") == "a      long\n1      2\nthree  4"
     assert render.table_text(["a"], [], "none yet") == "none yet"
+
+
+def test_the_last_column_is_folded_at_a_terminals_width() -> None:
+    lines = render.table_text(["name", "state"], [["x" * 20, "word " * 40], ["y", "short"]], "none").splitlines()
+    assert max(map(len, lines)) <= 120 and len(lines) == 5
+    assert lines[2].startswith(" " * 22 + "word") and " ".join(lines[1:4]).split().count("word") == 40
     assert Checked(render.table_html(["a"], [], "none <yet>")).text == "none <yet>"
     assert render.pairs_text([("a", "1\n2"), ("long", "x")]) == "a     1\n      2\nlong  x"
     assert render.pairs_text([]) == ""
