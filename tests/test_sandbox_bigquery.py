@@ -385,7 +385,7 @@ def test_the_types_of_a_text_file_are_found(sandbox: Sandbox, tmp_path: Path, na
         ("shop.t", {"a": [1], "A": [2]}, "two columns are 'A', or differ in their case alone"),
         ("shop.t", {}, "a frame without columns"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_table_that_cannot_be_made_is_told(sandbox: Sandbox, table: str, data: Any, words: str) -> None:
     with pytest.raises(ArgumentError) as caught:
