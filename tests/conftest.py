@@ -42,6 +42,23 @@ if sys.version_info < (3, 11):
     os.environ.setdefault("PYTHONWARNINGS", "ignore:You are using a non-supported Python version:FutureWarning")
 
 
+_figures: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what a test measured; of a test that ran in a worker too, which sends its reports here."""
+    if report.when == "teardown":
+        _figures.extend(str(value) for name, value in report.user_properties if name == "figure")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was measured on the way."""
+    if _figures:
+        terminalreporter.section("measured in the browser")
+        for line in _figures:
+            terminalreporter.line(line)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take the home away again."""
     shutil.rmtree(_HOME, ignore_errors=True)

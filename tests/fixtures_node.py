@@ -29,7 +29,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             _lacking(f"no {program}: install nodejs and npm, for the agents and clients that are written in JavaScript")
-    done = subprocess.run(INSTALL, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(INSTALL, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     if done.returncode:
         _lacking(f"npm cannot install the packages of tests/node: {done.stderr.strip()[:500]}")
     return folder

@@ -15,7 +15,7 @@ from scripted import DoAgent, EchoAgent, NoopAgent, PlainDoAgent, PlainScriptedA
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a test that waits for something gives up: so long that only what never comes takes it."""
 
 

@@ -509,10 +509,10 @@ def test_a_million_lines_are_quick_and_bounded(capturing):
         tracemalloc.stop()
     assert kept < 4_000_000
     with capture.run("a"):
-        began = time.perf_counter()
+        began = time.thread_time()  # not the clock: a busy machine breaks no test
         for i in range(50_000, 1_000_000):
             print("line", i)  # noqa: T201
-        seconds = time.perf_counter() - began
+        seconds = time.thread_time() - began
     assert store.get("a").lines()[-1] == "line 999999"
     assert store.get("a").dropped == 989_000
     assert seconds < 10  # 1.3 on a quiet machine

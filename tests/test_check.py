@@ -318,7 +318,7 @@ def test_on_a_command_line(jobs: Path, tmp_path: Path, words: tuple[str, ...], c
     folders = (os.path.dirname(__file__), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, cwd=tmp_path, capture_output=True,
-        text=True, timeout=100, check=False,
+        text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     data = json.loads(done.stdout)
@@ -340,7 +340,7 @@ def test_a_command_line_that_does_not_do(words: tuple[str, ...], told: str) -> N
         [sys.executable, "-m", "flyteagent_nb", "check", *words],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr, done.stderr

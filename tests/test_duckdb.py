@@ -461,7 +461,7 @@ def test_records_are_bounded_and_unread_ones_stay(tmp_path):
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=90)
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=200)
 
 
 def test_without_duckdb_the_import_names_the_extra():

@@ -44,5 +44,5 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 )
 def test_importing_the_package_imports_nothing_heavy(statement: str, absent: str) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {absent.split()} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
     assert done.stdout.strip() == "[]"

@@ -440,7 +440,7 @@ def test_a_process_that_ends_without_a_stop_leaves_no_folder_and_a_forked_child_
     """
     # Python 3.12 and later warn of any fork beside threads.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     existed, folder = done.stdout.split()
     assert existed == "True"
     assert not os.path.exists(folder)

@@ -212,8 +212,11 @@ def test_a_file_that_was_removed_is_begun_anew_and_runs_go_on(
 
 
 def test_a_good_journal_is_not_put_aside_for_what_another_had(
-    make: Callable[..., SQLiteJournal], tmp_path: Path, quick: None
+    make: Callable[..., SQLiteJournal], tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        journal_writer, "RENEW", 60.0
+    )  # else it may find the other file before it is told of the damage
     journal = make(warn=lambda text: None)
     asyncio.run(start(journal, snapshot(A)))
     (tmp_path / FILE).rename(tmp_path / "aside.db")

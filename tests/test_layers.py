@@ -21,7 +21,7 @@ OURS = "An agent of ours is flytekit's contract and nothing of ours"
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [LINTER, "--no-cache", "--no-logo"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [LINTER, "--no-cache", "--no-logo"], cwd=folder, capture_output=True, text=True, timeout=200, check=False
     )
 
 

@@ -258,7 +258,7 @@ def python(script: str, folder: Path, **environment: str) -> str:
         [sys.executable, "-W", "ignore::DeprecationWarning", str(path)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         env={**inherited, **environment, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -61,7 +61,7 @@ def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
             workspace.connections.disconnect("served")
         finally:
             process.send_signal(signal.SIGTERM)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=200)
         assert (process.returncode, out, error) == (0, "", "")
 
 
@@ -76,7 +76,7 @@ def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
 def test_what_does_not_do(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     before = Path(__file__).read_bytes()
     done = subprocess.run(
-        command(*words), env=environment(tmp_path), capture_output=True, text=True, timeout=100, check=False
+        command(*words), env=environment(tmp_path), capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
     assert Path(__file__).read_bytes() == before

@@ -42,7 +42,7 @@ def imports(module: AgentModule, folder: Path) -> str:
     (folder / "made.py").write_text(module.source)
     call = "import made\nprint(made.a.create(None).job_id if hasattr(made, 'a') else made.ConnectorRegistry)"
     done = subprocess.run(
-        [sys.executable, "-c", call], cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", call], cwd=folder, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, module.source + done.stderr
     return done.stdout.strip()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 HERE = Path(__file__).resolve().parent
-LIMIT = 100.0
+LIMIT = 200.0
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no umask, and no user that a process could become")
 as_root = pytest.mark.skipif(

@@ -729,7 +729,7 @@ def test_a_pickled_function_runs_as_a_container_would(tmp_path: Path) -> None:
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         cwd=tmp_path,
     )
     assert "RESULT (40, 'x-y')" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]

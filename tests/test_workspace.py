@@ -267,7 +267,7 @@ def test_a_process_ends_quietly_with_runs_under_way(tmp_path: Path, ending: str)
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -297,7 +297,7 @@ def test_submit_opens_the_service_where_nobody_did(tmp_path: Path) -> None:
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
     )
     assert (done.stdout.split(), done.stderr) == (["closed", "None", "serving"], "")

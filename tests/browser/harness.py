@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext, Locator, Page
 
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds that anything on a page may take: only a bug takes them."""
 
 CHROMIUM_ARGUMENTS = (

@@ -173,15 +173,15 @@ def test_updates_keep_the_selected_text_and_a_focused_link(nb: Notebook) -> None
     nb.set("timed", "job_of(300.0)")
     cell = nb.ok("%agent run timed a=1 -b")
     cell.shows("stage 2 of 4")
-    before = cell.blocks.element_handle()
-    selected = nb.page.evaluate(
-        """block => { const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
+    # The block may be replaced between two steps of a test, so it is found and marked in one.
+    before = nb.page.wait_for_function(
+        """output => { const block = output.querySelector('[data-fa-block]');
+        const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
         while (walker.nextNode()) if (walker.currentNode.data.includes('stage 2 of 4')) break;
         document.getSelection().setBaseAndExtent(walker.currentNode, 6, walker.currentNode, 12);
-        return document.getSelection().toString(); }""",
-        before,
-    )
-    assert selected == "2 of 4"
+        return document.getSelection().toString() === '2 of 4' && block; }""",
+        arg=cell.output.element_handle(),
+    ).as_element()
     nb.page.wait_for_function("e => !e.isConnected", arg=before)
     nb.page.wait_for_function("() => document.getSelection().toString() === '2 of 4'")
     again = cell.blocks.element_handle()

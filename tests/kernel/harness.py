@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
-LIMIT = 60.0
+LIMIT = 100.0
 """Seconds that a cell may take: only a bug takes them."""
 
 LOAD = "%load_ext flyteagent_nb"
