@@ -102,10 +102,10 @@ class CellError(FlyteAgentNBError, ValueError):
 
 
 class InputError(FlyteAgentNBError, TypeError):
-    """Inputs that do not fit the task's interface.
+    """Inputs that do not fit the interface of the task or workflow that was called.
 
     Attributes:
-        task: the task's name.
+        task: the name of the task or workflow.
         name: the input's name.
     """
 

@@ -105,7 +105,7 @@ FAULTS = (
     (sound.Fails, "end", "bad", "FAILED: as it should be"),
     (sound.Raises, "failures", "bad", "KeyError: 'state'"),
     (sound.WrongName, "outputs", "bad", "n is declared and was not returned"),
-    (sound.WrongType, "outputs", "bad", "n is declared as integer and was returned as string"),
+    (sound.WrongType, "outputs", "bad", "n is declared as integer and came as string"),
     (sound.NoOutputs, "outputs", "bad", "neither in the reply nor as outputs.pb"),
     (sound.NoLink, "log links", "bad", "'/jobs/1'"),
     (sound.ForgetsAfterwards, "get after the end", "bad", "LookupError: no such job"),

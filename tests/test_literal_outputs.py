@@ -90,7 +90,7 @@ def test_values_need_no_note(workspace: Workspace, agent: Literals) -> None:
 def test_a_literal_of_another_type_is_an_output_that_does_not_fit(workspace: Workspace, agent: Literals) -> None:
     agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": literal("five")})
     error = workspace.submit(task(n=int), {}).exception(PATIENCE)
-    assert isinstance(error, OutputError) and "is declared as integer and was returned as string" in error.message
+    assert isinstance(error, OutputError) and "is declared as integer and came as string" in error.message
 
 
 def test_a_failure_keeps_its_own_words(workspace: Workspace, agent: Literals) -> None:

@@ -429,9 +429,7 @@ def test_an_outputs_file_that_cannot_be_read_is_named(workspace: Workspace) -> N
 def test_outputs_in_the_storage_are_checked_too(workspace: Workspace) -> None:
     workspace.catalog.register(RecordingAgent(write("outputs.pb", one_output(5).SerializeToString())))
     run = workspace.submit(scripted_task("recording", outputs={"x": str}), {})
-    with pytest.raises(
-        OutputError, match="output 'x' of task 'job' is declared as string and was returned as integer"
-    ) as e:
+    with pytest.raises(OutputError, match="output 'x' of task 'job' is declared as string and came as integer") as e:
         run.result(PATIENCE)
     assert (e.value.task, e.value.name) == ("job", "x")
 

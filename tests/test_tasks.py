@@ -379,8 +379,8 @@ def returning(workspace: Workspace, outputs: Any, **declared: Any) -> Any:
         ({}, r"output 'x' .* is declared and was not returned; nothing was"),
         ({"y": 1}, r"output 'x' .* was not returned; returned: y"),
         ({"x": 1, "y": 1}, r"output 'y' .* was returned and is not declared; declared: x"),
-        ({"x": "a"}, r"output 'x' .* is declared as integer and was returned as string"),
-        ({"x": None}, r"output 'x' .* is declared as integer and was returned as none"),
+        ({"x": "a"}, r"output 'x' .* is declared as integer and came as string"),
+        ({"x": None}, r"output 'x' .* is declared as integer and came as none"),
     ],
 )
 def test_outputs_that_do_not_fit_name_the_output(workspace: Workspace, outputs: dict[str, Any], words: str) -> None:

@@ -6,9 +6,11 @@ call is answered by the runner. Caching, conditionals, dynamic and nested workfl
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.errors import InputError
 from flyteagent_nb.notebook.waiting import keep_interrupts, stop_guard
 
 if TYPE_CHECKING:
@@ -38,12 +40,11 @@ class LocalExecution:
         from flytekit import FlyteContextManager
         from flytekit.core.array_node_map_task import ArrayNodeMapTask
         from flytekit.core.base_task import Task
-        from flytekit.core.type_engine import TypeTransformerFailedError
         from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
         from flyteagent_nb.running.contexts import in_own_contexts
-        from flyteagent_nb.running.task_inputs import check_names, input_error
+        from flyteagent_nb.running.task_inputs import call_error, check_call
 
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
@@ -66,22 +67,36 @@ class LocalExecution:
 
         def call_task(task: PythonTask[Any], *args: Any, **kwargs: Any) -> Any:
             each = task.python_function_task if isinstance(task, ArrayNodeMapTask) else task
-            if _compiling() or not through_agent(each):
+            if not through_agent(each):
                 return in_own_contexts(task_call, task, *args, **kwargs)
-            check_names(task, kwargs, len(args))
+            within = _compiled_workflow()
+            given = check_call(task, args, kwargs, within)
             try:
                 return in_own_contexts(task_call, task, *args, **kwargs)
-            except TypeTransformerFailedError as error:
-                if not str(error).startswith(f"Failed to convert inputs of task '{task.name}'"):
+            except Exception as error:  # a type's transformer may raise anything; what is not about an input passes
+                told = call_error(task, given, error, within)
+                if told is None:
                     raise
-                given = {**dict(zip(task.python_interface.inputs, args, strict=False)), **kwargs}
-                raise input_error(task, given, error) from error
+                raise told from error
 
         def call_workflow(workflow: WorkflowBase, *args: Any, **kwargs: Any) -> Any:
-            if _compiling():
-                return in_own_contexts(workflow_call, workflow, *args, **kwargs)
-            with showing.group(workflow.name):
-                return in_own_contexts(workflow_call, workflow, *args, **kwargs)
+            within = _compiled_workflow()
+            given = check_call(workflow, args, kwargs, within)
+            compiled = getattr(workflow, "compiled", True)
+            with contextlib.nullcontext() if within else showing.group(workflow.name):
+                try:
+                    return in_own_contexts(workflow_call, workflow, *args, **kwargs)
+                except InputError:
+                    if (
+                        not compiled
+                    ):  # else flytekit takes it for whole, and the next call would run the part before the mistake
+                        workflow.compiled = False
+                    raise
+                except Exception as error:  # as above
+                    told = call_error(workflow, given, error, within)
+                    if told is None:
+                        raise
+                    raise told from error
 
         self._patch(FlyteContextManager, "initialize", staticmethod(keep_interrupts(FlyteContextManager.initialize)))
         self._patch(Task, "sandbox_execute", run_or_pass)
@@ -173,8 +188,9 @@ class LocalExecution:
         return [None if run.error is not None else run.result() for run in runs]
 
 
-def _compiling() -> bool:
-    """Whether flytekit is putting a workflow together, and runs nothing."""
+def _compiled_workflow() -> str:
+    """The name of the workflow that flytekit is putting together, while it runs nothing; else an empty string."""
     from flytekit import FlyteContextManager
 
-    return FlyteContextManager.current_context().compilation_state is not None
+    state = FlyteContextManager.current_context().compilation_state
+    return "" if state is None else getattr(state.task_resolver, "name", "") or "a workflow"

@@ -1,4 +1,4 @@
-"""Whether literals fit a task's declared outputs (rule 19), by structure alone.
+"""Whether literals fit what a task declares, its outputs (rule 19) and its inputs, by structure alone.
 
 FlytePropeller lets a wrong name or type pass, and the next task then fails on it. This check is lenient: whatever flytekit's type
 engine can decode passes, and so does a type that is not known here.
@@ -67,6 +67,15 @@ def interface_mismatch(declared: Mapping[str, Variable], outputs: LiteralMap) ->
         return name, f"was returned and is not declared; declared: {', '.join(sorted(declared))}"
     for name, variable in declared.items():
         wrong = _wrong(literals[name], variable.type)
+        if wrong:
+            return name, wrong
+    return None
+
+
+def misfit(declared: Mapping[str, Variable], inputs: LiteralMap) -> tuple[str, str] | None:
+    """The first input whose type does not fit, as its name and what is wrong, or None. Names are somebody else's to check."""
+    for name, literal in inputs.literals.items():
+        wrong = _wrong(literal, declared[name].type) if name in declared else ""
         if wrong:
             return name, wrong
     return None
@@ -163,15 +172,15 @@ def _enum_or_blob_wrong(scalar: Scalar, kind: str | None, expected: LiteralType)
     if kind == "blob" and scalar.HasField("blob"):
         directory = expected.blob.dimensionality == BlobType.MULTIPART
         return (
-            "is declared as a directory and was returned as a file"
+            "is declared as a directory and came as a file"
             if directory
-            else "is declared as a file and was returned as a directory"
+            else "is declared as a file and came as a directory"
         )
     return ""
 
 
 def _differs(expected: LiteralType, returned: str) -> str:
-    return f"is declared as {_type_name(expected)} and was returned as {returned}"
+    return f"is declared as {_type_name(expected)} and came as {returned}"
 
 
 def _type_name(expected: LiteralType) -> str:

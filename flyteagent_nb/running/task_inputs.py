@@ -8,54 +8,102 @@ from typing import TYPE_CHECKING, Any
 from flyteidl.core import literals_pb2
 from flytekit.core.promise import Promise
 from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlying_type
+from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb.errors import InputError, closest
 from flyteagent_nb.running.wording import article, first_line, shown, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flytekit import FlyteContext
     from flytekit.core.base_task import PythonTask
-    from flytekit.core.type_engine import TypeTransformerFailedError
 
 _FAILED_ARGUMENT = re.compile(r"Failed argument '([^']+)': (.*)", re.DOTALL)
+_FAILED_BINDING = re.compile(r"Failed to Bind variable '([^']+)' for function '[^']*':\s*(.*)", re.DOTALL)
 
 
-def check_names(task: PythonTask[Any], names: Iterable[str], positional: int = 0) -> None:
-    """Check the inputs that a call gives by name, and how many it gives by position.
+def check_call(
+    called: PythonTask[Any] | WorkflowBase, args: Sequence[Any], named: Mapping[str, Any], within: str = ""
+) -> dict[str, Any]:
+    """Check a call's names and numbers, and return what it gives by name.
+
+    Args:
+        called: the task or workflow.
+        args: what is given by position.
+        named: what is given by name.
+        within: the workflow in whose definition the call stands.
 
     Raises:
-        InputError: the task has no such input, or fewer inputs.
+        InputError: an input that it has not, one given twice, one that is missing, too many, or all outputs of another task at once.
     """
-    inputs = task.python_interface.inputs
-    for name in names:
-        if name not in inputs:
-            near = closest(name, inputs)
-            raise InputError(
-                f"task '{task.name}' has no input '{name}'",
-                task=task.name,
-                name=name,
-                hint=(f"did you mean {near}? " if near else "") + f"its inputs are: {_signature(task) or 'none'}",
-            )
-    if positional > len(inputs):
+    what, inputs = _words(called, within), called.python_interface.inputs
+    _check_names(called, named, what)
+    if len(args) > len(inputs):
         raise InputError(
-            f"task '{task.name}' takes {len(inputs)} input{'' if len(inputs) == 1 else 's'}, and was given {positional}",
-            task=task.name,
-            hint=f"its inputs are: {_signature(task) or 'none'}",
+            f"{what} takes {len(inputs)} input{'' if len(inputs) == 1 else 's'}, and was given {len(args)}",
+            task=called.name,
+            hint=f"its inputs are: {_signature(called) or 'none'}",
         )
+    given = dict(zip(inputs, args, strict=False))
+    for name in given:
+        if name in named:
+            raise InputError(
+                f"input '{name}' of {what} is given twice: by position and by name",
+                task=called.name,
+                name=name,
+                hint=f"the inputs' order is: {_signature(called)}",
+            )
+    given.update(named)
+    _check_missing(called, given, what)
+    for name, value in given.items():
+        if isinstance(value, tuple) and value and all(isinstance(v, Promise) for v in value):
+            outputs = getattr(value, "_fields", ())
+            raise InputError(
+                f"input '{name}' of {what} was given all {len(value)} outputs of another task",
+                task=called.name,
+                name=name,
+                hint=f"take one of them: .{', .'.join(outputs)}" if outputs else "take one of them, by its name",
+            )
+    return given
 
 
-def input_error(task: PythonTask[Any], inputs: Mapping[str, Any], error: TypeTransformerFailedError) -> InputError:
-    """flytekit's error on an input of a plain call as ours, which names the input and its type."""
-    text = str(error)
-    found = _FAILED_ARGUMENT.search(text)
-    name = found[1] if found else ""
-    # Another task's output has no value to show.
-    if found is None or name not in inputs or isinstance(inputs[name], Promise):
-        return InputError(text, task=task.name, name=name, hint=f"its inputs are: {_signature(task)}")
-    return _wrong_input(task, name, inputs[name], task.python_interface.inputs[name], ValueError(found[2]))
+def call_error(
+    called: PythonTask[Any] | WorkflowBase, given: Mapping[str, Any], error: Exception, within: str = ""
+) -> InputError | None:
+    """flytekit's error on an input of a call as ours, which names the input and its type; None where it is about something else.
+
+    Args:
+        called: the task or workflow.
+        given: what the call gave, by name.
+        error: what flytekit raised.
+        within: the workflow in whose definition the call stands.
+    """
+    text = str(error.args[0]) if error.args else ""
+    if within:
+        found = _FAILED_BINDING.match(text)
+    elif text.startswith(f"Failed to convert inputs of task '{called.name}'"):
+        found = _FAILED_ARGUMENT.search(text)
+        if found is None:
+            return InputError(text, task=called.name, hint=f"its inputs are: {_signature(called)}")
+    else:  # a workflow's own inputs; its outputs fail in the same words
+        found = _FAILED_ARGUMENT.match(text)
+        if found is not None and found[1] in called.python_interface.outputs:
+            return None
+    if found is None or found[1] not in given:
+        return None
+    name, reason = found[1], found[2]
+    if isinstance(given[name], Promise):  # another task's output has no value to show
+        return InputError(
+            f"input '{name}' of {_words(called, within)} does not take what it was given: {reason}",
+            task=called.name,
+            name=name,
+            hint=f"its inputs are: {_signature(called)}",
+        )
+    return _wrong_input(
+        called, name, given[name], called.python_interface.inputs[name], ValueError(reason), _words(called, within)
+    )
 
 
 def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,26 +112,12 @@ def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[st
     Raises:
         InputError: one that the task has not, or one that is missing.
     """
-    check_names(task, inputs)
-    interface = task.python_interface
-    complete: dict[str, Any] = {}
-    missing = []
-    for name, (python_type, default) in interface.inputs_with_defaults.items():
-        if name in inputs:
-            complete[name] = inputs[name]
-        elif default is not None or _takes_none(python_type):
-            complete[name] = default
-        else:
-            missing.append(name)
-    if missing:
-        names = ", ".join(f"'{name}'" for name in missing)
-        raise InputError(
-            f"task '{task.name}' misses input{'s' if len(missing) > 1 else ''} {names}",
-            task=task.name,
-            name=missing[0],
-            hint=f"its inputs are: {_signature(task)}",
-        )
-    return complete
+    what = _words(task)
+    _check_names(task, inputs, what)
+    _check_missing(task, inputs, what)
+    return {
+        name: inputs.get(name, default) for name, (_, default) in task.python_interface.inputs_with_defaults.items()
+    }
 
 
 def plain_literal(
@@ -124,17 +158,54 @@ def literals_of(task: PythonTask[Any], context: FlyteContext, values: Mapping[st
     return literals
 
 
-def _wrong_input(task: PythonTask[Any], name: str, value: Any, python_type: Any, error: Exception) -> InputError:
+def _check_names(called: PythonTask[Any] | WorkflowBase, names: Iterable[str], what: str) -> None:
+    inputs = called.python_interface.inputs
+    for name in names:
+        if name not in inputs:
+            near = closest(name, inputs)
+            raise InputError(
+                f"{what} has no input '{name}'",
+                task=called.name,
+                name=name,
+                hint=(f"did you mean {near}? " if near else "") + f"its inputs are: {_signature(called) or 'none'}",
+            )
+
+
+def _check_missing(called: PythonTask[Any] | WorkflowBase, given: Mapping[str, Any], what: str) -> None:
+    missing = [
+        name
+        for name, (python_type, default) in called.python_interface.inputs_with_defaults.items()
+        if name not in given and default is None and not _takes_none(python_type)
+    ]
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise InputError(
+            f"{what} misses input{'s' if len(missing) > 1 else ''} {names}",
+            task=called.name,
+            name=missing[0],
+            hint=f"its inputs are: {_signature(called)}",
+        )
+
+
+def _wrong_input(
+    called: PythonTask[Any] | WorkflowBase, name: str, value: Any, python_type: Any, error: Exception, what: str = ""
+) -> InputError:
     return InputError(
-        f"input '{name}' of task '{task.name}' takes {article(type_name(python_type))}, not {shown(value)}",
-        task=task.name,
+        f"input '{name}' of {what or _words(called)} takes {article(type_name(python_type))}, not {shown(value)}",
+        task=called.name,
         name=name,
         hint=first_line(error),
     )
 
 
-def _signature(task: PythonTask[Any]) -> str:
-    return ", ".join(f"{name}: {type_name(t)}" for name, t in task.python_interface.inputs.items())
+def _words(called: PythonTask[Any] | WorkflowBase, within: str = "") -> str:
+    kind = "workflow" if isinstance(called, WorkflowBase) else "task"
+    where = f" in workflow '{within.removeprefix('__main__.')}'" if within else ""
+    return f"{kind} '{called.name.removeprefix('__main__.')}'{where}"
+
+
+def _signature(called: PythonTask[Any] | WorkflowBase) -> str:
+    return ", ".join(f"{name}: {type_name(t)}" for name, t in called.python_interface.inputs.items())
 
 
 def _takes_none(python_type: Any) -> bool:

@@ -22,8 +22,9 @@ from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
 
 from flyteagent_nb import tables
-from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, OutputError, TemplateError
+from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, InputError, OutputError, TemplateError
 from flyteagent_nb.running.contexts import in_context
+from flyteagent_nb.running.interface import misfit
 from flyteagent_nb.running.notebook_code import needs_code, pickled
 from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
 from flyteagent_nb.running.wording import article, first_line, secret_hint, type_name
@@ -123,7 +124,7 @@ def call_of_literals(
     The outputs stay literals; flytekit converts them where it needs values.
 
     Raises:
-        InputError: an input that is missing and has no default.
+        InputError: an input that is missing and has no default, or another task's output of the wrong type.
         CodeLocationError: as in :func:`call_of`.
     """
     literals = inputs.to_flyte_idl()
@@ -131,9 +132,19 @@ def call_of_literals(
         defaults = {k: v for k, v in complete_inputs(task, dict(inputs.literals)).items() if k not in inputs.literals}
         for name, literal in literals_of(task, context, defaults).literals.items():
             literals.literals[name].CopyFrom(literal)
+    template = template_of(task, context=context, code=code, code_folder=code_folder)
+    wrong = misfit(template.interface.inputs.variables, literals)
+    if wrong is not None:  # flytekit's engine hands on what another task, or the caller of its workflow, gave
+        name, what = wrong
+        raise InputError(
+            f"input '{name}' of task '{task.name}' {what}",
+            task=task.name,
+            name=name,
+            hint="it is another task's output or the workflow's input: FlyteAdmin would refuse the workflow when it is registered",
+        )
     return TaskCall(
         name=task.name,
-        template=template_of(task, context=context, code=code, code_folder=code_folder),
+        template=template,
         inputs=literals,
         prepare=None,
         convert=_as_literals,

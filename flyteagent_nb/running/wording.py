@@ -139,7 +139,7 @@ def article(name: str) -> str:
 def shown(value: Any) -> str:
     """A value with its type, in a few characters."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split("\n"))
     except Exception:  # the value's own class and its mistake; its type is still worth showing
         return type(value).__name__
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -191,6 +191,7 @@ def one_error(kernel: Kernel, code: str) -> str:
         ("scripted_task(inputs={'all': int})(al=3)", "did you mean all?"),
         ("scripted_task(inputs={'a': int})(1, 2)", "takes 1 input, and was given 2"),
         ("scripted_task(inputs={'a': int})()", "misses input 'a'"),
+        ("scripted_task(inputs={'a': int, 'b': int})(1, a=2, b=3)", "input 'a' of task 'job' is given twice"),
         ("map_task(of_two)(a=[1])", "misses input 'b'"),
         ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of task"),
     ],
@@ -200,6 +201,72 @@ def test_bad_cells(kernel: Kernel, code: str, told: str) -> None:
     created = kernel.value("len(scripted.calls)")
     assert told in one_error(kernel, code)
     assert kernel.value("len(scripted.calls)") == created
+
+
+WORKFLOWS = """
+one = scripted_task('echo', inputs={'year': int, 'label': str}, outputs={'year': int, 'label': str}, name='one')
+solo = scripted_task('echo', inputs={'a': int}, outputs={'a': int}, name='solo')
+
+def flow(body, **inputs):
+    def wf(a: int = 1, b: str = "x"):
+        exec(body)
+    return workflow(wf)(**inputs)
+"""
+"""A cell: tasks, and a way to call a workflow of one line."""
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "one(yaer=1, label='x')",
+            "task 'one' in workflow 'wf' has no input 'yaer'\nhint: did you mean year? its inputs are",
+        ),
+        (
+            "one(year=a)",
+            "task 'one' in workflow 'wf' misses input 'label'\nhint: its inputs are: year: int, label: str",
+        ),
+        ("one(a, b, 3)", "task 'one' in workflow 'wf' takes 2 inputs, and was given 3"),
+        ("one(a, b, year=3)", "input 'year' of task 'one' in workflow 'wf' is given twice: by position and by name"),
+        ("solo(a='x')", "input 'a' of task 'solo' in workflow 'wf' takes an int, not str 'x'"),
+        ("solo(a=one(year=a, label=b))", "given all 2 outputs of another task\nhint: take one of them: .year, .label"),
+        ("map_task(of_two)(a=[1])", "misses input 'b'"),
+        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of task"),
+        # What flytekit's engine does not look at, and a cluster does.
+        (
+            "solo(a=b)",
+            "input 'a' of task 'solo' is declared as integer and came as string\nhint: it is another task's output",
+        ),
+        ("solo(a=one(year=a, label=b).label)", "input 'a' of task 'solo' is declared as integer and came as string"),
+    ],
+)
+def test_bad_calls_in_a_workflow(kernel: Kernel, body: str, told: str) -> None:
+    kernel.ok(WORKFLOWS)
+    assert told in one_error(kernel, f"flow({body!r})")
+
+
+def test_a_workflow_with_a_mistake_never_runs_a_part_of_itself(kernel: Kernel) -> None:
+    """flytekit takes a workflow for compiled once it has tried, so a second call would run the tasks before the mistake."""
+    kernel.ok(WORKFLOWS + "@workflow\ndef half():\n    solo(a=1)\n    one(yaer=1, label='x')")
+    kernel.ok("before = flyteagent_nb.get_workspace().runner.runs()")
+    for _ in range(2):
+        assert "task 'one' in workflow 'half' has no input 'yaer'" in one_error(kernel, "half()")
+    assert kernel.value("flyteagent_nb.get_workspace().runner.runs() == before") == "True"
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("outer(aa=1)", "workflow 'outer' has no input 'aa'\nhint: did you mean a? its inputs are: a: int"),
+        ("outer('x')", "input 'a' of workflow 'outer' takes an int, not str 'x'"),
+        ("outer(1, 2)", "workflow 'outer' takes 1 input, and was given 2"),
+        ("outer(1, a=2)", "input 'a' of workflow 'outer' is given twice"),
+        ("outer()", "workflow 'outer' misses input 'a'"),
+    ],
+)
+def test_bad_calls_of_a_workflow(kernel: Kernel, call: str, told: str) -> None:
+    kernel.ok(WORKFLOWS + "@workflow\ndef outer(a: int) -> int:\n    return solo(a=a)")
+    assert told in one_error(kernel, call)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +279,10 @@ def test_bad_cells(kernel: Kernel, code: str, told: str) -> None:
         ("none", "None"),
         ("text", "str"),
         ("wrong_name", "is declared and was not returned; returned: y"),
-        ("wrong_type", "is declared as string and was returned as integer"),
+        ("wrong_type", "is declared as string and came as integer"),
         ("no_output", "Outputs not generated"),
         ("not_final", "RUNNING"),
-        ("no_value", "is declared as string and was returned as blob"),
+        ("no_value", "is declared as string and came as blob"),
         ("unheard", "KeyError: 'unheard'"),
     ],
 )
