@@ -23,6 +23,10 @@ for _name in list(os.environ):
     if _name.startswith(("FLYTEAGENT_NB_", "FLYTE_", "_FLYTECTL_")) or _name == "FLYTECTL_CONFIG":
         del os.environ[_name]
 
+# Hundreds of processes import flytekit here: to compile it each time takes four times as long as to read what was compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 os.environ.update(
     # flytekit reads ~/.flyte/config.yaml and keeps the outputs of cache=True in ~/.flyte/local-cache; it has no setting for the latter.
     HOME=str(_HOME),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import statistics
 import sys
 import threading
@@ -20,6 +21,9 @@ ROUNDS, CALLS = 7, 200
 
 
 def main() -> None:
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # an installed package has its bytecode; a kernel below would compile all anew
     wanted = set(sys.argv[1:]) or {"overhead", "many", "start"}
     if "start" in wanted:
         start()  # first: it needs a kernel of its own, and a quiet machine
