@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from flyteagent_nb.errors import RunAbortedError, RunFailedError
 from flyteagent_nb.notebook import bars, previews, render, run_views, views
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;<b style='position:fixed'>"
 LINKS = (
@@ -373,6 +377,30 @@ def test_outputs_are_told_by_their_kind() -> None:
     assert len(lines[3]) < 300
     read = Checked(previews.outputs_html({"frame": frame, "big": "x" * 10_000, "shy": Shy()}))
     assert "1,000 rows" in read.text and "10,000 characters" in read.text and "Shy" in read.text
+
+
+def test_files_and_folders_are_told_with_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flytekit.types.directory import FlyteDirectory
+    from flytekit.types.file import FlyteFile
+
+    folder = tmp_path / "out"
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    (folder / "a.txt").write_text("x" * 3000)
+    (folder / "deep" / "deeper" / "b.txt").write_text("y" * 300)
+    (folder / "round").symlink_to(folder)  # a walk that follows it does not end
+    link = os.lstat(folder / "round").st_size
+    assert previews.told(FlyteFile(str(folder / "a.txt"))) == f"FlyteFile {folder}/a.txt, 3,000 bytes"
+    assert previews.told(FlyteDirectory(str(folder))) == f"FlyteDirectory {folder}, 3 files, {3300 + link:,} bytes"
+    assert previews.told(FlyteDirectory(str(folder / "deep"))) == f"FlyteDirectory {folder}/deep, 1 file, 300 bytes"
+    assert f"{folder}/deep, 1 file, 300 bytes" in previews.outputs_html({"o": FlyteDirectory(str(folder / "deep"))})
+    assert previews.told(FlyteDirectory(str(tmp_path / "gone"))) == f"FlyteDirectory {tmp_path}/gone"
+    remote = FlyteDirectory(str(tmp_path / "to come"), remote_directory=False)
+    remote._remote_source = "s3://bucket/out"
+    assert previews.told(remote) == "FlyteDirectory s3://bucket/out"
+    monkeypatch.setattr(previews, "ENTRIES", 2)
+    assert previews.told(FlyteDirectory(str(folder))).startswith(f"FlyteDirectory {folder}, more than ")
+    monkeypatch.setattr(previews, "LOOK", -1.0)  # a file server that takes its time
+    assert previews.told(FlyteDirectory(str(folder))) == f"FlyteDirectory {folder}, more than 0 files, 0 bytes"
 
 
 def test_words_that_turn_the_direction_of_those_after_them() -> None:

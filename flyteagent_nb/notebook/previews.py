@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import reprlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook.render import GREY, MONO, escape
@@ -19,6 +20,9 @@ ROWS = 5
 COLUMNS = 12
 FOLD = 300
 """Characters of text that are shown without folding the rest away."""
+
+ENTRIES, LOOK = 10_000, 0.2
+"""Files and folders, and seconds, after which a folder is large enough to say no more of it: a walk may take any time on a file server."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
@@ -69,11 +73,7 @@ def told(value: Any) -> str:
     path = getattr(value, "path", None)
     if isinstance(path, (str, os.PathLike)) and type(value).__module__.startswith("flytekit."):
         source = getattr(value, "remote_source", None) or path
-        try:
-            size = f", {os.path.getsize(path):,} bytes" if os.path.isfile(path) else ""
-        except OSError:
-            size = ""
-        return f"{type(value).__name__} {source}{size}"
+        return f"{type(value).__name__} {source}{_size_of(path)}"
     if type(value) is datetime.datetime or type(value) is datetime.date:
         return value.isoformat(*(" ",) * isinstance(value, datetime.datetime))
     if type(value) is datetime.timedelta:
@@ -85,6 +85,34 @@ def told(value: Any) -> str:
         return _short.repr(value)
     except Exception as error:  # a class of the user's whose repr raises must not cost the view of its run
         return f"{type(value).__name__} (its repr raises {type(error).__name__})"
+
+
+def _size_of(path: str | os.PathLike[str]) -> str:
+    """The size of a file, or how many files a folder has and theirs; empty for what is not on this machine."""
+    try:
+        if os.path.isfile(path):
+            return f", {os.path.getsize(path):,} bytes"
+        return _size_of_folder(path) if os.path.isdir(path) else ""
+    except (OSError, ValueError):  # it went meanwhile, may not be read, or is no path at all
+        return ""
+
+
+def _size_of_folder(path: str | os.PathLike[str]) -> str:
+    files = size = seen = 0
+    until = time.monotonic() + LOOK
+    folders = [os.fspath(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > ENTRIES or time.monotonic() > until:
+                    return f", more than {files:,} files, {size:,} bytes"
+                if entry.is_dir(follow_symlinks=False):  # links may lead round in a circle
+                    folders.append(entry.path)
+                else:
+                    files += 1
+                    size += entry.stat(follow_symlinks=False).st_size
+    return f", {files:,} file{'' if files == 1 else 's'}, {size:,} bytes"
 
 
 def _table(value: Any) -> Table | None:
