@@ -24,6 +24,7 @@ from flyteagent_nb.running.routing import Connection
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
 from flyteagent_nb.serving.host import Address
+from flyteagent_nb.serving.latencies import KEPT, Latency, latency, observe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +135,7 @@ def test_what_agents_and_users_say_is_text(text: str) -> None:
         agents=(agent(text, name=text, package=text),),
         broken=(BrokenPlugin(text, text, text, text),),
         reason=text,
-        figures=(Figure(text, text, 1, 0, 0.1),),
+        figures=(Figure(text, text, 1, 0, Latency(0.1, 0.2)),),
         addresses=(Address(text, None, "open", NOW, 1),),
     )
     for seen in (live(shown), static(shown)):
@@ -271,10 +272,13 @@ def test_what_is_broken_is_never_folded() -> None:
 
 
 def test_figures_are_told_by_agent_and_operation() -> None:
-    shown = state(figures=(Figure("bigquery", "create", 1204, 3, 0.0021), Figure("gone", "do", 2, 0, 2.3)), rate=12.3)
+    shown = state(
+        figures=(Figure("bigquery", "create", 1204, 3, Latency(0.0021, 0.31)), Figure("gone", "do", 2, 0, None)),
+        rate=12.3,
+    )
     for text in (static(shown).text, panel_text(shown)):
         assert "1,206 calls, 3 failed, now 12.3 a second" in text
-        for told in ("BigQuery", "create", "1,204", "2.1 ms", "gone", "do", "2.3 s"):
+        for told in ("BigQuery", "create", "1,204", "2.1 ms", "0.3 s", "gone", "do"):
             assert told in text
     assert "a second" not in panel_text(dataclasses.replace(shown, rate=None))
 
@@ -288,7 +292,7 @@ def test_the_text_fits_80_columns() -> None:
         broken=(BrokenPlugin("b", "m", "p", long),),
         reason=long,
         addresses=(Address("unix:" + "/x" * 50, None, "private", NOW, 4711), SOCKET),
-        figures=(Figure("t" * 60, "create", 1_234_567, 1_000, 12.0),),
+        figures=(Figure("t" * 60, "create", 1_234_567, 1_000, Latency(12.0, 3600.0)),),
     )
     text = panel_text(shown)
     assert max(len(line) for line in text.splitlines()) <= 80
@@ -389,7 +393,7 @@ def counted(task_type: str) -> dict[str, Figure]:
 
 def test_figures_come_from_the_services_own_metrics(block: PanelBlock) -> None:
     task_type = "scripted"
-    before = collections.defaultdict(lambda: Figure("", "", 0, 0, 0.0), counted(task_type))
+    before = collections.defaultdict(lambda: Figure("", "", 0, 0, None), counted(task_type))
     for _ in range(2):
         flyteagent_nb.submit(scripted_task(task_type, phases=["RUNNING", "SUCCEEDED"])).result(PATIENCE)
     failing = scripted_task(task_type, raises={"create": "ValueError: no"})
@@ -399,7 +403,8 @@ def test_figures_come_from_the_services_own_metrics(block: PanelBlock) -> None:
     assert after["create"].failures - before["create"].failures == 1
     assert after["get"].calls - before["get"].calls == 4
     assert after["get"].failures == before["get"].failures
-    assert 0 < after["get"].mean_seconds < PATIENCE
+    took = after["get"].latency
+    assert took is not None and 0 < took.median <= took.slowest < PATIENCE
     assert f"{after['get'].calls:,}" in block.text() and "Scripted Agent" in block.text()
 
 
@@ -409,7 +414,18 @@ def test_failures_of_each_kind_count() -> None:
     for code in ("404", "500", "500"):
         metrics.request_latency.labels("panel_failures", "do").observe(0.5)
         metrics.request_failure_count.labels("panel_failures", "do", code).inc()
-    assert counted("panel_failures") == {"do": Figure("panel_failures", "do", 3, 3, 0.5)}
+    assert counted("panel_failures") == {"do": Figure("panel_failures", "do", 3, 3, None)}
+
+
+def test_the_median_is_of_the_latest_and_the_slowest_of_all() -> None:
+    assert latency("panel_latency", "get") is None
+    for seconds in (9.0, *(0.001 * i for i in range(1, KEPT + 1))):
+        observe("panel_latency", "get", seconds)
+    assert latency("panel_latency", "get") == pytest.approx((0.0505, 9.0))
+    for _ in range(1000):
+        observe("panel_latency", "get", 0.2)
+    assert latency("panel_latency", "get") == pytest.approx((0.2, 9.0))
+    assert latency("panel_latency", "create") is None
 
 
 def test_the_rate_is_the_difference_of_two_looks(block: PanelBlock, workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.bars import TRACK, lane
 from flyteagent_nb.notebook.render import GREEN, GREY, ORANGE, PHASES, RED, Look, clip, escape, link, look, look_of
 from flyteagent_nb.notebook.run_views import cancel_button, reason
+from flyteagent_nb.serving.latencies import latency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.run import RunSnapshot
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
     from flyteagent_nb.serving.host import Address
+    from flyteagent_nb.serving.latencies import Latency
 
 ROWS = 200
 """Runs that a page shows one by one; the others are counted."""
@@ -47,18 +49,20 @@ class Figure:
         operation: ``create``, ``get``, ``delete`` or ``do``.
         calls: how many calls have ended.
         failures: how many of them failed; a call that its caller gave up is none.
-        mean_seconds: how long a call took on average.
+        latency: how long they took; None where a service that is not ours counted them.
     """
 
     task_type: str
     operation: str
     calls: int
     failures: int
-    mean_seconds: float
+    latency: Latency | None
 
 
 def figures() -> tuple[Figure, ...]:
-    """The figures in flytekit's own metrics, which our servicers keep up; none where flytekit's service is not imported."""
+    """The figures in flytekit's own metrics, which our servicers keep up, and how long the calls took; none where flytekit's service is
+    not imported.
+    """
     metrics: Any = sys.modules.get("flytekit.extend.backend.connector_service")
     if metrics is None:
         return ()
@@ -69,7 +73,7 @@ def figures() -> tuple[Figure, ...]:
                 key = (sample.labels["task_type"], sample.labels["operation"])
                 sums[key][sample.name.rpartition("_")[2]] += sample.value
     return tuple(
-        Figure(*key, calls=int(s["count"]), failures=int(s["total"]), mean_seconds=s["sum"] / s["count"])
+        Figure(*key, calls=int(s["count"]), failures=int(s["total"]), latency=latency(*key))
         for key, s in sorted(sums.items())
         if s["count"]
     )
@@ -124,7 +128,7 @@ _HEALTH = {
 _UNREACHABLE = Look("✗", "Unreachable", RED, "bad")
 _NO_RUNS = "No runs yet. Call a task of a type below, or begin a cell with %%agent_task TYPE."
 _AGENT_COLUMNS = ("type", "version", "kind", "agent", "package")
-_FIGURE_COLUMNS = ("type", "agent", "operation", "calls", "failed", "mean")
+_FIGURE_COLUMNS = ("type", "agent", "operation", "calls", "failed", "median", "slowest")
 
 
 def _many(count: int, noun: str) -> str:
@@ -183,10 +187,15 @@ def _figure_rows(state: PanelState) -> list[tuple[str, ...]]:
     names = {entry.task_type: entry.name for entry in state.agents}
     rows: list[tuple[str, ...]] = []
     for f in state.figures:
-        mean = f"{f.mean_seconds * 1e3:.1f} ms" if f.mean_seconds < 0.00995 else render.seconds(f.mean_seconds)
-        name = names.get(f.task_type, "")
-        rows.append((f.task_type, name, f.operation, f"{f.calls:,}", f"{f.failures:,}" if f.failures else "–", mean))
+        name, failed = names.get(f.task_type, ""), f"{f.failures:,}" if f.failures else "–"
+        took = [_short(each) for each in f.latency] if f.latency is not None else ["–", "–"]
+        rows.append((f.task_type, name, f.operation, f"{f.calls:,}", failed, *took))
     return rows
+
+
+def _short(value: float) -> str:
+    """A duration in seconds, with a tenth of a millisecond where that is much of it."""
+    return f"{value * 1e3:.1f} ms" if value < 0.00995 else render.seconds(value)
 
 
 def _agent_rows(state: PanelState) -> list[tuple[str, ...]]:
@@ -233,7 +242,7 @@ def panel_text(state: PanelState) -> str:
     for plugin in state.broken:
         lines += _wrapped(f"✗ {plugin.name} is broken ({plugin.package}): {plugin.reason}")
     if state.figures:
-        cells = [[clip(cell, 18) for cell in row] for row in _figure_rows(state)]
+        cells = [[clip(cell, 15) for cell in row] for row in _figure_rows(state)]
         lines += ["", _calls(state), textwrap.indent(render.table_text(_FIGURE_COLUMNS, cells, ""), "  ")]
     return "\n".join(lines)
 

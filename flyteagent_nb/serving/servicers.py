@@ -28,6 +28,7 @@ from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
 from flyteagent_nb import wire
 from flyteagent_nb.masking import Masking
+from flyteagent_nb.serving import latencies
 from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.decoding import Malformed
 from flyteagent_nb.serving.failures import CallError, describe, one_line
@@ -121,15 +122,20 @@ class AgentServicers:
             failed: BaseException = error
         else:
             if operation in _COUNTED:
-                counters.request_latency.labels(self.label(task_type), operation).observe(perf_counter() - began)
+                self._took(task_type, operation, perf_counter() - began)
                 counters.request_success_count.labels(self.label(task_type), operation).inc()
             if self.masking.active and operation in _SAYING:
                 self.masking.message(answer, besides=_DATA)
             return answer
         if operation in _COUNTED:
-            counters.request_latency.labels(self.label(task_type), operation).observe(perf_counter() - began)
+            self._took(task_type, operation, perf_counter() - began)
         await self.fail(context, task_type, operation, run_id, failed, call)
         raise AssertionError("abort returned")
+
+    def _took(self, task_type: str, operation: str, seconds: float) -> None:
+        label = self.label(task_type)
+        counters.request_latency.labels(label, operation).observe(seconds)
+        latencies.observe(label, operation, seconds)
 
     async def fail(
         self,
