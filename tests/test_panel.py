@@ -16,10 +16,11 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 import flyteagent_nb
 from flyteagent_nb.errors import RunFailedError
-from flyteagent_nb.notebook import panel, panel_views
+from flyteagent_nb.notebook import panel, panel_words
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.panel import PanelBlock
-from flyteagent_nb.notebook.panel_views import Figure, PanelState, figures, panel_html, panel_text
+from flyteagent_nb.notebook.panel_state import Figure, PanelState, figures
+from flyteagent_nb.notebook.panel_views import panel_html, panel_text
 from flyteagent_nb.running.routing import Connection
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
@@ -317,7 +318,7 @@ def test_the_text_fits_80_columns() -> None:
     ],
 )
 def test_the_axis_covers_the_newest_runs(snapshots: list[RunSnapshot], length: float, until: float, name: str) -> None:
-    began, end, told = panel_views.axis(snapshots, NOW)
+    began, end, told = panel_words.axis(snapshots, NOW)
     assert (end - began, end) == (length, pytest.approx(until))
     assert told.startswith(name)
     assert f"{told}" in live(state(*snapshots)).text

@@ -9,7 +9,8 @@ import pytest
 
 from flyteagent_nb.errors import RunFailedError
 from flyteagent_nb.notebook import run_views
-from flyteagent_nb.notebook.panel_views import PanelState, panel_html, panel_text
+from flyteagent_nb.notebook.panel_state import PanelState
+from flyteagent_nb.notebook.panel_views import panel_html, panel_text
 from flyteagent_nb.notebook.sandbox_views import SandboxList, SandboxView, sandbox_rows, stopped_view
 from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 from flyteagent_nb.sandbox.sandboxes import SandboxStatus

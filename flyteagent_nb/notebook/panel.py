@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import FlyteAgentNBError
 from flyteagent_nb.notebook.page import Block
-from flyteagent_nb.notebook.panel_views import ROWS, Figure, PanelState, axis, figures, panel_html, panel_text
+from flyteagent_nb.notebook.panel_state import ROWS, Figure, PanelState, figures
+from flyteagent_nb.notebook.panel_views import panel_html, panel_text
+from flyteagent_nb.notebook.panel_words import axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
