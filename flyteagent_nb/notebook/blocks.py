@@ -65,7 +65,7 @@ class RunBlock(Block):
 
     def text(self) -> str:
         """The run in a few lines."""
-        text = run_views.run_text(self._run.snapshot)
+        text = run_views.run_text(self._run.snapshot, error=self._error)
         outputs = self._run.outputs if self._preview else None
         return f"{text}\n{outputs_text(outputs)}" if outputs else text
 
@@ -86,7 +86,12 @@ class RunBlock(Block):
         )
 
     def _tail(self) -> list[str]:
-        return [] if self._run.done else self._workspace.captured_tail(self._run.id, run_views.TAIL)
+        s = self._run.snapshot
+        if not s.done:
+            return self._workspace.captured_tail(s.id, run_views.TAIL)
+        return (
+            run_views.last_words(self._workspace.captured_tail(s.id, run_views.AT_END)) if s.error is not None else []
+        )
 
     def _attach(self) -> str:
         """A cell for a later kernel: it attaches, and names the run and its job for whoever looks for it elsewhere."""

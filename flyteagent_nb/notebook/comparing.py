@@ -49,7 +49,7 @@ def compare(
             for name in arguments.compare:
                 run = workspace.submit(task, inputs, service=name, retries=arguments.retries, timeout=seconds)
                 runs.append(run)
-                showing.started(run)
+                wait.started(run)
         except BaseException:  # half a comparison is of no use to anybody
             for run in runs:
                 run.cancel()

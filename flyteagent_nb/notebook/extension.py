@@ -102,6 +102,7 @@ class Extension:
         ) -> Any:
             if not isinstance(error, (FlyteAgentNBError, TaskStopped)):
                 return before(kind, error, traceback, tb_offset=tb_offset)
+            self._showing.failed(error)
             mask = self._workspace.masking.text
             lines = [name_cells(mask(line)) for line in error._render_traceback_()]
             type(shell)._showtraceback(shell, kind, error, lines)

@@ -134,21 +134,23 @@ class LocalExecution:
         from flyteagent_nb.running.tasks import convert_outputs
 
         self._workspace.wait()
-        with self._showing.wait() as wait, stop_guard(self._workspace.config.stop_grace, wait) as guard:
-            run = self._workspace.submit_literals(task, inputs, context)
-            self._showing.started(run)
-            guard.wait([run])
-        literals: LiteralMap = run.result()
+        with self._showing.wait() as wait:
+            with stop_guard(self._workspace.config.stop_grace, wait) as guard:
+                run = self._workspace.submit_literals(task, inputs, context)
+                wait.started(run)
+                guard.wait([run])
+            literals: LiteralMap = run.result()
         run.read_by(lambda: convert_outputs(task, context, literals.to_flyte_idl()))
         return literals
 
     def _run_values(self, task: PythonTask[Any], inputs: dict[str, Any]) -> Any:
         self._workspace.wait()
-        with self._showing.wait() as wait, stop_guard(self._workspace.config.stop_grace, wait) as guard:
-            run = self._workspace.submit(task, inputs)
-            self._showing.started(run)
-            guard.wait([run])
-        return run.result()
+        with self._showing.wait() as wait:
+            with stop_guard(self._workspace.config.stop_grace, wait) as guard:
+                run = self._workspace.submit(task, inputs)
+                wait.started(run)
+                guard.wait([run])
+            return run.result()
 
     def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
         """A map task: one run for each element, as many at a time as its concurrency says."""
@@ -164,25 +166,22 @@ class LocalExecution:
         at_once = mapped.concurrency or count or 1
         runs: list[Run] = []
         self._workspace.wait()
-        with (
-            self._showing.group(mapped.name),
-            self._showing.wait() as wait,
-            stop_guard(self._workspace.config.stop_grace, wait) as guard,
-        ):
-            for start in range(0, count, at_once):
-                batch = [
-                    self._workspace.submit(
-                        task, {name: inputs[name][i] if name in over else inputs[name] for name in names}
-                    )
-                    for i in range(start, min(start + at_once, count))
-                ]
-                for run in batch:
-                    self._showing.started(run)
-                guard.wait(batch)
-                runs += batch
-        failed = [run for run in runs if run.error is not None]
-        if count - len(failed) < needed:
-            failed[0].result()
+        with self._showing.group(mapped.name), self._showing.wait() as wait:
+            with stop_guard(self._workspace.config.stop_grace, wait) as guard:
+                for start in range(0, count, at_once):
+                    batch = [
+                        self._workspace.submit(
+                            task, {name: inputs[name][i] if name in over else inputs[name] for name in names}
+                        )
+                        for i in range(start, min(start + at_once, count))
+                    ]
+                    for run in batch:
+                        wait.started(run)
+                    guard.wait(batch)
+                    runs += batch
+            failed = [run for run in runs if run.error is not None]
+            if count - len(failed) < needed:
+                failed[0].result()
         if not mapped.interface.outputs:
             return []
         return [None if run.error is not None else run.result() for run in runs]

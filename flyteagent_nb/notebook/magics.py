@@ -240,16 +240,14 @@ class AgentMagics(Magics):
             run = submit()
             self._bind(arguments.run_name, run)
             return run
-        with (
-            self._showing.wait(quiet=arguments.quiet, preview=bool(arguments.outputs)) as wait,
-            stop_guard(workspace.config.stop_grace, wait) as guard,
-        ):
-            run = submit()
-            self._bind(arguments.run_name, run)
-            guard.wait([run])
-        value = run.result()
-        if not arguments.quiet:
-            wait.show([run])
+        with self._showing.wait(quiet=arguments.quiet, preview=bool(arguments.outputs)) as wait:
+            with stop_guard(workspace.config.stop_grace, wait) as guard:
+                run = submit()
+                wait.started(run)
+                self._bind(arguments.run_name, run)
+                guard.wait([run])
+            value = run.result()
+        wait.show()
         names = arguments.outputs
         if not names:
             return value

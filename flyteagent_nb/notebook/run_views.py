@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.run import RunSnapshot
 
 TAIL = 4
-"""Lines of captured output that a run shows while it runs."""
+"""Lines of captured output that a run shows while it runs, and where it failed."""
+
+AT_END = 200
+"""Lines of captured output in which a run that failed looks for those: its traceback, which is told as the error, comes after them."""
 
 RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 
@@ -36,8 +39,8 @@ _LOG = (
 )
 
 
-def run_text(s: RunSnapshot) -> str:
-    """A run in one or a few lines."""
+def run_text(s: RunSnapshot, *, error: bool = True) -> str:
+    """A run in one or a few lines; ``error``: whether why it failed is told."""
     sign, word, *_ = look(s)
     parts = [f"{sign} {word}", s.name, f"({s.task_type})", seconds(s.elapsed)]
     if s.attempts > 1:
@@ -48,7 +51,7 @@ def run_text(s: RunSnapshot) -> str:
     if s.stand_in:
         lines.append(f"  on {s.stand_in}")
     if s.error is not None:
-        lines.append(f"  {clip(reason(s), 300)}")
+        lines += [f"  {clip(reason(s), 300)}"] * error
     elif s.message:
         lines.append(f"  {clip(s.message, 300)}")
     lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
@@ -117,7 +120,7 @@ def run_html(
         f'<div style="{_HEAD}">{" ".join(left)} <span style="{_HEAD};{_AT_RIGHT}">{" ".join(right)}</span></div>',
     ]
     parts += [f'<div class="fnb-wait" style="color:{ORANGE}">{escape(note)}</div>' for note in s.notes]
-    if captured and not s.done:
+    if captured:
         parts.append(f'<div class="fnb-soft fnb-rule" style="{_LOG}">{escape(chr(10).join(captured[-TAIL:]))}</div>')
     if s.error is not None and error:
         parts.append(
@@ -168,6 +171,12 @@ def reason(s: RunSnapshot) -> str:
     failed = rf"task '{re.escape(s.name)}' \({re.escape(s.task_type)}\) failed(?: after \d+ attempts)?: "
     cancelled = rf"run {re.escape(s.id)} of task '{re.escape(s.name)}' was (?=cancelled)"
     return re.sub(f"^(?:{failed}|{cancelled})", "", s.error.message)
+
+
+def last_words(captured: Sequence[str]) -> list[str]:
+    """What an agent printed last before it raised, of the newest lines that were captured."""
+    begins = (number for number, line in enumerate(captured) if line.startswith("Traceback (most recent call last)"))
+    return list(captured[: next(begins, None)][-TAIL:])
 
 
 def _error(s: RunSnapshot) -> str:

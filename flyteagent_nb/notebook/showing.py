@@ -1,4 +1,7 @@
-"""Which runs are shown, and when: a run shows itself a second after it started, or as soon as it ends; a quick plain call not at all."""
+"""Which runs are shown, and when: a run shows itself a second after it started, or as soon as it ends.
+
+A quick plain call that succeeds is not shown at all, one that fails above the error that ends the cell: what code catches is not.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextvars
 import time
 from typing import TYPE_CHECKING
 
+from flyteagent_nb.errors import TaskStopped
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.blocks import GroupBlock, RunBlock
 from flyteagent_nb.notebook.progress import PATIENCE, Line, Work, work
@@ -30,6 +34,10 @@ class Wait:
         showing: where it is shown.
         quiet: show nothing.
         preview: whether outputs are shown; not where the cell shows them anyway.
+
+    Attributes:
+        runs: what is waited for.
+        block: what is shown of it, or None where nothing is.
     """
 
     def __init__(self, showing: Showing, *, quiet: bool = False, preview: bool = False) -> None:
@@ -38,7 +46,12 @@ class Wait:
         self._preview = preview
         self._began = time.monotonic()
         self._line = Line()
+        self.runs: list[Run] = []
         self.block: Block | None = None
+
+    def started(self, run: Run) -> None:
+        """A run was started, and will be waited for."""
+        self.runs.append(run)
 
     def __call__(self, runs: Sequence[Run]) -> None:
         """A beat of the wait."""
@@ -48,17 +61,17 @@ class Wait:
             return
         if not page.in_kernel:
             self._in_place(runs)
-        elif self.block is None:
-            self.show(runs)
+        else:
+            self.show()
 
-    def show(self, runs: Sequence[Run]) -> None:
-        """Show it now, unless it is shown."""
-        if self.block is None and runs:
-            self.block = self._block(runs)
+    def show(self) -> None:
+        """Show it now, unless it is shown, or nothing shall be."""
+        if self.block is None and self.runs and not self._quiet:
+            self.block = self._block()
             self._showing.page.show(self.block)
 
-    def _block(self, runs: Sequence[Run]) -> Block:
-        return self._showing.block(runs[0], preview=self._preview, error=False)
+    def _block(self) -> Block:
+        return self._showing.block(self.runs[0], preview=self._preview, error=False)
 
     def _in_place(self, runs: Sequence[Run]) -> None:
         """A terminal: one line, drawn over once a second."""
@@ -82,7 +95,12 @@ class GroupWait(Wait):
         super().__init__(showing)
         self.group = GroupBlock(name, showing.page)
 
-    def _block(self, runs: Sequence[Run]) -> Block:
+    def started(self, run: Run) -> None:
+        """A run was started: part of the group."""
+        super().started(run)
+        self.group.add(run)
+
+    def _block(self) -> Block:
         return self.group
 
 
@@ -97,6 +115,7 @@ class Showing:
         self._workspace = workspace
         self.page = page
         self._panel: PanelBlock | None = None
+        self._failed: Wait | None = None
         page.on("cancel", lambda message: self._cancel(str(message.get("id"))))
 
     def block(self, run: Run, *, preview: bool = True, error: bool = True) -> RunBlock:
@@ -137,6 +156,9 @@ class Showing:
         wait = group or Wait(self, quiet=quiet, preview=preview)
         try:
             yield wait
+        except BaseException:
+            self._failed = wait
+            raise
         finally:
             wait.end()
 
@@ -154,11 +176,15 @@ class Showing:
             _group.reset(token)
             wait.group.end()
 
-    def started(self, run: Run) -> None:
-        """A run was started: part of the group, where there is one."""
-        group = _group.get()
-        if group is not None:
-            group.group.add(run)
+    def failed(self, error: BaseException) -> None:
+        """An error is about to be shown: above it goes the wait that it ended, unless that was shown; in a terminal the error says all."""
+        wait, self._failed = self._failed, None
+        if wait is None or not self.page.in_kernel:
+            return
+        ids = error.run_ids if isinstance(error, TaskStopped) else ()
+        # Where no service has it, it came to nothing before it was sent (wrong inputs): there is nothing to see of it.
+        if any(run.service and (run.error is error or run.id in ids) for run in wait.runs):
+            wait.show()
 
     def _cancel(self, run_id: str) -> None:
         for run in self._workspace.runner.runs():

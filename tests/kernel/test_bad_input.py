@@ -122,10 +122,12 @@ def lives_on(kernel: Kernel) -> Iterator[None]:
     )
 
 
-def one_error(kernel: Kernel, code: str) -> str:
-    """The error's text of a cell that shows that and nothing else."""
+def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
+    """The error's text of a cell that shows that and nothing else, but for the ``view`` of a run that there was."""
     cell = kernel.fails(code)
-    assert cell.kinds == ["error"], cell
+    assert cell.kinds == ["display_data"] * view + ["error"], cell
+    if view:
+        assert cell.displays[0]["text/plain"].startswith("✗ Failed"), cell
     assert len(cell.error.splitlines()) <= 12 and len(cell.error) < 4000, cell
     assert not re.search(r"flyteagent_nb/\S+\.py", cell.error), cell  # no frames of ours
     first, *_ = cell.error.splitlines()
@@ -287,17 +289,19 @@ def test_bad_calls_of_a_workflow(kernel: Kernel, call: str, told: str) -> None:
     ],
 )
 def test_bad_agents(kernel: Kernel, does: str, told: str) -> None:
-    assert told in one_error(kernel, f"%%agent_task bad --returns x:str\ndoes: {does}")
+    error = one_error(kernel, f"%%agent_task bad --returns x:str\ndoes: {does}", view=True)
+    assert told in error
+    assert told in one_error(kernel, f"%%agent_task bad --returns x:str -q\ndoes: {does}")
 
 
 def test_an_agent_that_hangs_ends_with_its_deadline(kernel: Kernel) -> None:
     kernel.ok("%config FlyteAgentNB.deadline = 0.5")
     try:
-        shown = one_error(kernel, "%%agent_task bad\ndoes: hangs")
+        shown = one_error(kernel, "%%agent_task bad\ndoes: hangs", view=True)
         assert (
             "ExecuteTaskSync took more than its deadline, 0.5 s" in shown and "%config FlyteAgentNB.deadlines" in shown
         )
-        shown = one_error(kernel, "%%agent_task scripted\nhangs: [create]")
+        shown = one_error(kernel, "%%agent_task scripted\nhangs: [create]", view=True)
         assert "CreateTask took more than its deadline" in shown
     finally:
         kernel.ok("%config FlyteAgentNB.deadline = 10.0")
@@ -337,8 +341,13 @@ def test_a_failure_in_a_workflow_is_the_same_few_lines(kernel: Kernel) -> None:
         "@workflow\ndef inner(a: int) -> str:\n    return boom(a=double(a=a))\n"
         "@workflow\ndef outer(a: int) -> str:\n    return inner(a=a)"
     )
-    for call in ("boom(a=1)", "inner(a=1)", "outer(a=1)", "import asyncio\nawait asyncio.sleep(0)\nouter(a=1)"):
-        assert "task 'boom' (scripted) failed: it rained" in one_error(kernel, call)
+    assert "task 'boom' (scripted) failed: it rained" in one_error(kernel, "boom(a=1)", view=True)
+    for call in ("inner(a=1)", "outer(a=1)", "import asyncio\nawait asyncio.sleep(0)\nouter(a=1)"):
+        cell = kernel.fails(call)
+        assert cell.kinds == ["display_data", "error"]
+        assert "task 'boom' (scripted) failed: it rained" in cell.error and len(cell.error.splitlines()) <= 2
+        first, row = cell.displays[0]["text/plain"].splitlines()  # the workflow, and its one task of an agent
+        assert "1 failed" in first and "✗ Failed" in row and "boom" in row
     # What a person's own code can catch and look at.
     caught = kernel.ok(
         "try:\n    outer(a=1)\nexcept Exception as error:\n    caught = error\ntype(caught).__name__, caught.run_id == caught.run_id"

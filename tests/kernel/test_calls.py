@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kernel.harness import Kernel
@@ -180,7 +182,8 @@ def test_a_cached_call_runs_once(kernel: Kernel) -> None:
 )
 def test_a_failing_call_is_our_few_lines(kernel: Kernel, call: str) -> None:
     cell = kernel.fails(call)
-    assert cell.kinds == ["error"] and cell.ename == "RunFailedError"
+    assert cell.kinds == ["display_data", "error"] and cell.ename == "RunFailedError"
+    assert re.search("✗ Failed|1 failed", cell.displays[0]["text/plain"])
     assert cell.error.startswith("RunFailedError: task 'inc' (add) failed: ValueError: unlucky\n")
     assert len(cell.error.splitlines()) == 3  # with the agent's own frame, and one hint
     assert cell.error.splitlines()[1].endswith(" in do")
@@ -210,3 +213,52 @@ def test_a_wait_inside_an_agent_is_refused_instead_of_hanging(kernel: Kernel) ->
     assert "would stop the thread that has to do the work" in kernel.fails("nested()").error
     kernel.ok("del nested")
     assert kernel.value("inc(a=1)") == "2"
+
+
+TALKS = """
+lines = {"create": "\\n".join(f"line {i}" for i in range(9))}
+talks = scripted_task(name="talks", phases=["FAILED"], message="it <b>rained</b>", prints=lines,
+                      links={"Console": "https://example.com/x"})
+breaks = scripted_task(name="breaks", raises={"get": "ValueError: gone"}, prints={"create": "submitted"}, phases=["RUNNING"])
+stays = scripted_task(name="stays", phases=["RUNNING"])
+def stopped_soon():
+    import _thread, threading
+    threading.Thread(target=lambda: until(lambda: scripted.open_jobs) and _thread.interrupt_main(), daemon=True).start()
+    stays()
+"""
+
+
+def test_a_run_that_fails_at_once_is_seen_above_its_error(kernel: Kernel) -> None:
+    kernel.ok(TALKS)
+    cell = kernel.fails("talks()")
+    assert cell.kinds == ["display_data", "error"]
+    view, error = cell.displays[0]["text/html"], cell.error
+    assert "line 8" in view and "line 4" not in view  # the newest of what the agent printed
+    assert 'href="https://example.com/x"' in view and "✗ Failed" in view
+    assert "rained" in error and "rained" not in view + cell.displays[0]["text/plain"]  # told once
+
+    kernel.ok("%config FlyteAgentNB.poll_failure_limit = 0.0")
+    try:
+        view = kernel.fails("breaks()").displays[0]["text/html"]
+    finally:
+        kernel.ok("%config FlyteAgentNB.poll_failure_limit = 60.0")
+    assert "submitted" in view and "Traceback" not in view
+
+
+def test_what_code_catches_is_not_shown(kernel: Kernel) -> None:
+    kernel.ok(TALKS)
+    assert (
+        kernel.ok("for i in range(3):\n    try:\n        talks()\n    except Exception as e:\n        error = e").kinds
+        == []
+    )
+    assert kernel.fails("%agent show no_such_run").kinds == ["error"]  # it ends a cell, and no wait
+    kernel.ok("try:\n    talks()\nexcept Exception as e:\n    error = e")
+    assert kernel.fails("raise error").kinds == ["display_data", "error"]
+    assert kernel.fails("raise error").kinds == ["error"]  # it has been seen
+
+
+def test_a_run_that_is_stopped_at_once_is_seen_too(kernel: Kernel) -> None:
+    kernel.ok(f"scripted.jobs.clear()\n{TALKS}")
+    cell = kernel.fails("stopped_soon()")
+    assert cell.ename == "TaskStopped" and cell.kinds == ["display_data", "error"]
+    assert cell.displays[0]["text/plain"].startswith("■ Aborted  stays")
