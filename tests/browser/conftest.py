@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from browser.harness import LIMIT, Notebook, Server, Tab, chromium, find_chromium, new_notebook, prepare
+from browser.harness import LIMIT, RESET, Notebook, Server, Tab, chromium, find_chromium, open_on
 from browser.kernels import named_kernels
 
 if TYPE_CHECKING:
@@ -95,15 +95,16 @@ def each_app() -> None:
 
 
 @pytest.fixture(scope="package")
-def shared(app: str, server: Server, browser: BrowserContext) -> Iterator[Notebook]:
-    """A notebook in which the extension and the scripted agents are loaded; all tests share it, one after the other."""
-    name = f"shared-{app}.ipynb"
-    new_notebook(server.root / name, "")
+def warm(server: Server) -> str:
+    """The kernel in which the extension and the scripted agents are loaded: importing flytekit is most of a notebook's start."""
+    return server.warm_kernel()
+
+
+@pytest.fixture(scope="package")
+def shared(app: str, warm: str, server: Server, browser: BrowserContext) -> Iterator[Notebook]:
+    """A notebook on that kernel; all tests share it, one after the other."""
     tab = Tab(browser, server, app)
-    notebook = tab.open(name)
-    prepare(notebook)
-    yield notebook
-    notebook.close()
+    yield open_on(tab, f"shared-{app}.ipynb", warm)
     tab.close()
 
 
@@ -112,7 +113,7 @@ def nb(shared: Notebook) -> Iterator[Notebook]:
     """That notebook, empty, with nothing under way; it is looked through at the test's end."""
     shared.wait_idle()
     shared.clear()
-    shared.value("[each.clear() for each in (scripted.jobs, scripted.calls)]")
+    shared.value(RESET)
     yield shared
     shared.page.keyboard.press("Escape")
     shared.wait_idle()

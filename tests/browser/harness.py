@@ -20,6 +20,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import nbformat
+from jupyter_client.blocking import BlockingKernelClient
 from kernel.harness import LOAD, ROOT, SCRIPTED
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Server:
         self.base = f"http://127.0.0.1:{_free_port()}"
         self.token = secrets.token_hex(16)
         self._log_path = folder / "server.log"
+        self._clients: list[BlockingKernelClient] = []
 
     def __enter__(self) -> Server:
         folder = self._folder
@@ -145,6 +147,8 @@ class Server:
         raise RuntimeError(f"the server did not start:\n{self._log_path.read_text()[-3000:]}")
 
     def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.stop_channels()
         self._process.send_signal(signal.SIGTERM)  # it ends its kernels first
         try:
             self._process.wait(20)
@@ -153,19 +157,40 @@ class Server:
             self._process.wait()
         self._log.close()
 
-    def ask(self, what: str, method: str = "GET") -> Any:
+    def ask(self, what: str, method: str = "GET", content: Any = None) -> Any:
         """An answer of its REST interface."""
-        request = urllib.request.Request(
-            f"{self.base}/api/{what}", method=method, headers={"Authorization": f"token {self.token}"}
-        )
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
+        sent = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"{self.base}/api/{what}", method=method, headers=headers, data=sent)
         with urllib.request.urlopen(request, timeout=LIMIT) as reply:
             body = reply.read()
         return json.loads(body) if body else None
 
+    def warm_kernel(self, name: str = "here") -> str:
+        """Start a kernel that no notebook has, and let it load what :func:`prepare` loads; that is not waited for.
+
+        Returns:
+            Its id, for :func:`open_on`.
+        """
+        kernel_id = str(self.ask("kernels", "POST", {"name": name})["id"])
+        file = self._folder / "runtime" / f"kernel-{kernel_id}.json"
+        client = BlockingKernelClient(connection_file=str(file))
+        client.load_connection_file()
+        client.start_channels()
+        self._clients.append(client)
+        for code in (LOAD, SCRIPTED + TASKS):
+            client.execute(code)
+        return kernel_id
+
+    def give(self, name: str, kernel_id: str) -> None:
+        """Let a notebook have a kernel that runs already, when it is opened: several may have the same."""
+        content = {"path": name, "name": name, "type": "notebook", "kernel": {"id": kernel_id}}
+        self.ask("sessions", "POST", content)
+
     def end_kernels(self) -> None:
         """Shut all kernels down."""
-        for session in self.ask("sessions"):
-            self.ask(f"sessions/{session['id']}", "DELETE")
+        for kernel in self.ask("kernels"):
+            self.ask(f"kernels/{kernel['id']}", "DELETE")
 
 
 def new_notebook(path: Path, *sources: str, kernel: str = "here") -> None:
@@ -419,6 +444,21 @@ def job_of(seconds, **more):
     return task
 """
 """A cell: a task that goes on until it is stopped, a workflow of it, and tasks that take some seconds."""
+
+
+RESET = """(lambda runs: ([run.cancel() for run in runs], [run.exception(30) for run in runs],
+[each.clear() for each in (scripted.jobs, scripted.calls)]) and None)([run for run in
+__import__('flyteagent_nb').get_workspace().runner.runs() if not run.done])"""
+"""An expression: ends all runs, and lets the scripted agents forget what was asked of them."""
+
+
+def open_on(tab: Tab, name: str, kernel_id: str, *, kernel: str = "here") -> Notebook:
+    """Open a new notebook on a warm kernel (:meth:`Server.warm_kernel`), with nothing under way."""
+    new_notebook(tab.server.root / name, "", kernel=kernel)
+    tab.server.give(name, kernel_id)
+    notebook = tab.open(name)
+    notebook.value(RESET)  # it waits for what is being loaded; and fails where that has failed
+    return notebook
 
 
 def prepare(notebook: Notebook) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser.harness import new_notebook, prepare
+from browser.harness import open_on
 from browser.kernels import VARIABLE, VERSIONS, named_kernels
 
 if TYPE_CHECKING:
@@ -109,21 +109,26 @@ def test_by_the_stop_button(nb: Notebook) -> None:
 # --- other versions of ipykernel ---
 
 
+@pytest.fixture(scope="module")
+def others(server: Server) -> dict[str, str]:
+    """Kernels by the version of their ipykernel; all load while the first is tested."""
+    return {version: server.warm_kernel(version) for version in VERSIONS if version in named_kernels()}
+
+
 @pytest.fixture(scope="module", params=VERSIONS)
-def other(request: pytest.FixtureRequest, server: Server, browser: BrowserContext) -> Iterator[Notebook]:
+def other(
+    request: pytest.FixtureRequest, others: dict[str, str], server: Server, browser: BrowserContext
+) -> Iterator[Notebook]:
     """A notebook whose kernel has another ipykernel."""
     from browser.harness import Tab
 
     version = request.param
-    if version not in named_kernels():
+    if version not in others:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(
             f"{VARIABLE} names no interpreter with ipykernel {version}"
         )
-    name = f"ipykernel-{version}.ipynb"
-    new_notebook(server.root / name, "", kernel=version)
     tab = Tab(browser, server)
-    notebook = tab.open(name)
-    prepare(notebook)
+    notebook = open_on(tab, f"ipykernel-{version}.ipynb", others[version], kernel=version)
     assert notebook.value("__import__('ipykernel').__version__").strip("'").startswith(f"{version}.")
     yield notebook
     notebook.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from scripted_tasks import until
 
-from browser.harness import Cell, new_notebook, prepare
+from browser.harness import Cell, new_notebook, open_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from browser.harness import Notebook, Server, Tab
 
 expect = pytest.importorskip("playwright.sync_api").expect
+
+ABORTED = "sum(run.cancelled for run in __import__('flyteagent_nb').get_workspace().runner.runs())"
+"""An expression: how many runs of the kernel were cancelled so far."""
 
 TALL = "print('line\\n' * 30)"
 
@@ -34,18 +38,21 @@ for (const [name, step] of [['addEventListener', 1], ['removeEventListener', -1]
 """JavaScript: counts the listeners on the window, from before the application starts."""
 
 
-def opened(server: Server, tab: Tab, name: str) -> Notebook:
-    new_notebook(server.root / name, "")
-    notebook = tab.open(name)
-    prepare(notebook)
-    return notebook
+SHOWN = """
+%load_ext flyteagent_nb
+from flyteagent_nb.notebook.extension import _extension
+from flyteagent_nb.notebook.progress import Work
+page = _extension._page
+page.show(Work("Going on", page))
+"""
+"""A cell: something live on the page, which needs no agent and so no import of flytekit."""
 
 
 def test_scrolled_out_of_a_windowed_notebook_it_has_caught_up_when_it_is_back(
-    server: Server, open_tab: Callable[..., Tab]
+    warm: str, open_tab: Callable[..., Tab]
 ) -> None:
     tab = open_tab()
-    notebook = opened(server, tab, "windowed.ipynb")
+    notebook = open_on(tab, "windowed.ipynb", warm)
     number = notebook.ok("%agent run slow a=1 -b").shows("stage 2 of 4").number
     for _ in range(8):
         notebook.ok(TALL)
@@ -67,13 +74,13 @@ def test_scrolled_out_of_a_windowed_notebook_it_has_caught_up_when_it_is_back(
     notebook.evaluate("(panel, n) => panel.content.scrollToItem(n, 'start')", number)
     notebook.page.get_by_text("Aborted").first.wait_for()
     expect(notebook.root.get_by_role("button", name="Cancel run")).to_have_count(0)
-    notebook.close()
 
 
 def test_in_a_view_of_its_own_it_acts_and_keeps_the_focus(nb: Notebook) -> None:
     nb.set("timed", "job_of(300.0)")
     cell = nb.ok("%agent run timed a=1 -b").shows("stage 2 of 4")
     panel = nb.ok("%agent")
+    aborted = int(nb.value(ABORTED))
     nb.evaluate("(panel, n) => { panel.content.activeCellIndex = n; }", panel.number)
     nb.tab.command("notebook:create-output-view")
     view = nb.page.locator(".jp-LinkedOutputView")
@@ -88,14 +95,14 @@ def test_in_a_view_of_its_own_it_acts_and_keeps_the_focus(nb: Notebook) -> None:
     expect(field).to_be_focused()
     view.get_by_role("button", name="Cancel all").click()
     cell.shows("Aborted")
-    view.get_by_text("2 aborted").wait_for()
+    view.get_by_text(f"{aborted + 2:,} aborted").wait_for()
     nb.evaluate(
         "panel => { for (const w of [...window.jupyterapp.shell.widgets('main')]) if (w !== panel) w.close(); }"
     )
 
 
-def test_in_a_second_tab_both_follow_and_both_act(server: Server, open_tab: Callable[..., Tab]) -> None:
-    first = opened(server, open_tab(), "twice.ipynb")
+def test_in_a_second_tab_both_follow_and_both_act(warm: str, open_tab: Callable[..., Tab]) -> None:
+    first = open_on(open_tab(), "twice.ipynb", warm)
     cells = [first.ok(f"%agent run slow a={i} -b").shows("stage 2 of 4") for i in range(2)]
     first.save()
     second = open_tab().open("twice.ipynb")
@@ -108,19 +115,19 @@ def test_in_a_second_tab_both_follow_and_both_act(server: Server, open_tab: Call
         for where in (first, second):
             Cell(where, cell.number).shows("Aborted", limit=10)
     assert first.value("scripted.open_jobs, scripted.count('delete')") == "([], 2)"
-    first.close()
 
 
 def test_restarts_leave_no_listeners_behind(server: Server, open_tab: Callable[..., Tab]) -> None:
     tab = open_tab()
     tab.page.add_init_script(COUNT)
-    notebook = opened(server, tab, "restarted.ipynb")
+    new_notebook(server.root / "restarted.ipynb", "")
+    notebook = tab.open("restarted.ipynb")
     counts = []
     for _ in range(3):
-        notebook.ok("%agent run slow a=1 -b").button("Cancel").wait_for()
+        notebook.ok(SHOWN).shows("Going on")
+        until(lambda: notebook.value("page.connected") == "True")
         counts.append(tab.page.evaluate("window.listening.get('pointerup')"))
         notebook.evaluate("panel => panel.sessionContext.restartKernel()")
         notebook.wait_idle()
-        prepare(notebook)
     assert counts[0] >= 1 and counts == counts[:1] * 3
     notebook.close()

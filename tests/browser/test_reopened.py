@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 from scripted_tasks import until
 
-from browser.harness import Notebook, new_notebook, prepare
+from browser.harness import new_notebook, open_on, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from browser.harness import Cell, Server, Tab
+    from browser.harness import Cell, Notebook, Server, Tab
 
 AFTERWARDS = """
 import threading, pathlib
-run = flyteagent_nb.get_workspace().runner.runs()[-1]
 def end(go, gone):
     until(lambda: pathlib.Path(go).exists())
     run.cancel()
@@ -29,13 +28,6 @@ threading.Thread(target=end, args=({go!r}, {gone!r}), daemon=True).start()
 """A cell: the last run ends when a file is there, whether or not a page is."""
 
 
-def opened(server: Server, tab: Tab, name: str) -> Notebook:
-    new_notebook(server.root / name, "")
-    notebook = tab.open(name)
-    prepare(notebook)
-    return notebook
-
-
 def cells_of(notebook: Notebook, *numbers: int) -> list[Cell]:
     from browser.harness import Cell
 
@@ -43,10 +35,10 @@ def cells_of(notebook: Notebook, *numbers: int) -> list[Cell]:
 
 
 def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
-    server: Server, open_tab: Callable[..., Tab]
+    warm: str, server: Server, open_tab: Callable[..., Tab]
 ) -> None:
     first = open_tab()
-    notebook = opened(server, first, "middle.ipynb")
+    notebook = open_on(first, "middle.ipynb", warm)
     background = notebook.ok("%agent run slow a=1 -b")
     panel = notebook.ok("%agent")
     form = notebook.ok("%agent form slow a=7")
@@ -60,7 +52,6 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
     ]
     busy.button("Cancel").click()
     busy.ended()
-    notebook.close()
 
     for cell in shown:
         (data,) = [o["data"] for o in saved["cells"][cell.number]["outputs"] if "data" in o]
@@ -87,12 +78,13 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
             again.close()
 
 
-def test_opened_again_it_shows_what_became_of_it(server: Server, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
+def test_opened_again_it_shows_what_became_of_it(warm: str, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
     go, gone = tmp_path / "go", tmp_path / "gone"
     first = open_tab()
-    notebook = opened(server, first, "closed.ipynb")
+    notebook = open_on(first, "closed.ipynb", warm)
     notebook.ok("import flyteagent_nb")
-    ends = notebook.ok("%agent run slow a=1 -b")
+    aborted = int(notebook.value("sum(run.cancelled for run in flyteagent_nb.get_workspace().runner.runs())"))
+    ends = notebook.ok("%agent run slow a=1 -b -r run")
     goes_on = notebook.ok("%agent run slow a=2 -b")
     panel = notebook.ok("%agent")
     for cell in (ends, goes_on, panel):
@@ -107,20 +99,21 @@ def test_opened_again_it_shows_what_became_of_it(server: Server, open_tab: Calla
     ends, goes_on, panel = cells_of(again, ends.number, goes_on.number, panel.number)
     ends.shows("Aborted", limit=10)
     assert ends.html.locator("button").count() == 0
-    panel.shows("1 aborted", limit=10)
+    panel.shows(f"{aborted + 1:,} aborted", limit=10)
     again.value("[job.script.update(message='stage 3 of 4') for job in scripted.jobs.values()]")
     goes_on.shows("stage 3 of 4", limit=15)
     panel.shows("stage 3 of 4", limit=15)
     goes_on.button("Cancel").click()
     goes_on.shows("Aborted", limit=10)
-    panel.shows("2 aborted", limit=10)
+    panel.shows(f"{aborted + 2:,} aborted", limit=10)
     assert again.value("scripted.open_jobs, scripted.count('delete')") == "([], 2)"
-    again.close()
 
 
-def test_two_notebooks_in_one_page_reach_their_own_kernels(server: Server, open_tab: Callable[..., Tab]) -> None:
+def test_two_notebooks_in_one_page_reach_their_own_kernels(
+    warm: str, server: Server, open_tab: Callable[..., Tab]
+) -> None:
     tab = open_tab()
-    left = opened(server, tab, "left.ipynb")
+    left = open_on(tab, "left.ipynb", warm)
     new_notebook(server.root / "right.ipynb", "")
     right = tab.open_beside("right.ipynb")
     prepare(right)
@@ -129,9 +122,8 @@ def test_two_notebooks_in_one_page_reach_their_own_kernels(server: Server, open_
         cell.shows("stage 2 of 4")
     cells[1].button("Cancel").click()
     cells[1].shows("Aborted")
-    assert left.value("scripted.open_jobs, scripted.count('delete')") == "(['job-1'], 0)"
+    assert left.value("len(scripted.open_jobs), scripted.count('delete')") == "(1, 0)"
     assert right.value("scripted.open_jobs, scripted.count('delete')") == "([], 1)"
     right.close()
     cells[0].button("Cancel").click()
     cells[0].shows("Aborted")
-    left.close()
