@@ -228,6 +228,10 @@ def test_where_nothing_is_live_the_inputs_are_a_table() -> None:
     assert "✗ no" in dead
     assert dead.endswith("<p>the run</p></div>")
     assert "no inputs" in form_html("noop", "noop", [], {}, {}, kernel="", block="")
+    for kernel in ("", "k"):  # a page that does not run the widget shows the same
+        assert "Without: %agent run it</div>" in form_html(
+            "noop", "noop", [], {}, {}, kernel=kernel, block="b", command="it"
+        )
 
 
 def test_hostile_text_is_text() -> None:

@@ -132,15 +132,19 @@ class FormBlock(Block):
 
     def text(self) -> str:
         """The inputs, and how the task is run without a browser."""
-        names = (name for name, value in list(self._namespace.items()) if value is self._task and name[:1] != "_")
         return form_text(
             self._task.name,
             self._task.task_type,
             self._fields,
             self._texts,
-            next(names, self._task.name),
+            self._command(),
             self._below.text() if self._below is not None else "",
         )
+
+    def _command(self) -> str:
+        """What a magic calls the task: the variable that holds it."""
+        names = (name for name, value in list(self._namespace.items()) if value is self._task and name[:1] != "_")
+        return next(names, self._task.name)
 
     def html(self, kernel: str) -> str:
         """The form, and the last run under it."""
@@ -157,6 +161,7 @@ class FormBlock(Block):
             errors,
             kernel=kernel,
             block=self.id,
+            command=self._command(),
             below=self._below.html(kernel) if self._below is not None else "",
             variables={f.name: fitting(f, self._namespace) for f in all_fields(self._fields)} if kernel else {},
             busy=self.run is not None and not self.run.done,

@@ -51,13 +51,17 @@ def form_text(
         below: the last run, or empty.
     """
     rows = [(f.name, f.type_name, clip(_told(f, texts), 60)) for f in _given(fields, texts)]
-    words = " ".join(f"{f.name}=..." for f in fields if f.required) or " ".join(f"{f.name}=..." for f in fields[:1])
     lines = [
         f"{title}  ({task_type})",
         table_text(("input", "type", "value"), rows, "no inputs"),
-        f"The form needs a browser. Without one: {f'%agent run {command} {words}'.rstrip()}",
+        f"The form needs a browser. Without one: {_line(fields, command)}",
     ]
     return "\n".join([*lines, below] if below else lines)
+
+
+def _line(fields: Sequence[Field], command: str) -> str:
+    words = " ".join(f"{f.name}=..." for f in fields if f.required) or " ".join(f"{f.name}=..." for f in fields[:1])
+    return f"%agent run {command} {words}".rstrip()
 
 
 def form_html(
@@ -69,6 +73,7 @@ def form_html(
     *,
     kernel: str,
     block: str,
+    command: str = "",
     below: str = "",
     variables: Mapping[str, Sequence[str]] | None = None,
     busy: bool = False,
@@ -86,6 +91,7 @@ def form_html(
         errors: what is wrong, by field name; under ``""`` what no field has.
         kernel: marks what acts on this kernel; empty where nothing could.
         block: the block's display id.
+        command: what a magic calls the task: said where the form cannot run it.
         below: the last run's HTML, or empty.
         variables: names to offer, by field name.
         busy: whether a run is under way.
@@ -97,6 +103,9 @@ def form_html(
         f'<span class="fnb-soft" style="{MONO}">{escape(task_type)}</span></div>'
     )
     table = _table(fields, texts, errors)
+    if command:
+        told = f"The form needs this kernel and a page that runs its widget. Without: {_line(fields, command)}"
+        table += f'<div class="fnb-soft" style="{_SOFT};overflow-wrap:anywhere">{escape(told)}</div>'
     if not kernel:
         return f'<div class="fnb-box" style="{FRAME}">{head}{table}</div>{_under(below)}'
     controls = _Controls(
