@@ -184,9 +184,9 @@ def test_each_state_of_the_service_has_a_word_and_a_sign(service: str, told: str
 
 
 def test_a_row_has_all_of_a_run() -> None:
-    links = (("console", "https://x.io/job"),)
+    links = (("console", "https://x.io/job"), ("logs", "https://x.io/logs"))
     seen = live(state(snapshot(0x3F2A, attempt=2, attempts=3, message="stage\n2 of 4", log_links=links)))
-    for told in ("0000003f2a", "daily_revenue", "bigquery", "▶ Running", "try 2 of 3", "stage 2 of 4", "console"):
+    for told in ("0000003f2a", "daily_revenue", "bigquery", "▶ Running", "try 2 of 3", "console · logs stage 2 of 4"):
         assert told in seen.text
     [row] = seen.having("data-fa-row")
     assert row["data-fa-phase"] == "RUNNING"

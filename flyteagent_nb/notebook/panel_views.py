@@ -222,7 +222,7 @@ def _row(s: RunSnapshot, began: float, end: float, now: float, acts: bool) -> st
         shown = f'<div style="{TRACK}">{lane(s, began, end)}</div>'
     links = [link(clip(label, 24) or "log", uri) for label, uri in s.log_links[:3]]
     links = [told for told in links if told.startswith("<a ")]  # what is no link is told by %agent show
-    said = " ".join((*links, escape(clip(message, 80))))
+    said = " ".join((" · ".join(links), escape(clip(message, 80)))).strip()
     stops = (
         f'<td class="fnb-act" style="padding:0 0 0 10px;text-align:right">{cancel_button(s)}</td>'
         if acts and not s.done
