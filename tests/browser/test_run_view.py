@@ -63,6 +63,17 @@ def test_a_quick_run_is_shown_once_and_a_quick_call_not_at_all(nb: Notebook) -> 
     assert nb.ok("%agent run timed a=1").output.locator("[role=status]").inner_text() == "✓ Succeeded"
 
 
+def test_a_run_that_fails_at_once_is_shown_above_its_error(nb: Notebook) -> None:
+    nb.set(
+        "fails", "scripted_task(name='fails', phases=['FAILED'], message='it rained', prints={'create': 'submitted'})"
+    )
+    cell = nb.run("fails()")
+    assert [output["output_type"] for output in cell.outputs] == ["display_data", "error"]
+    assert cell.output.locator("[role=status]").inner_text() == "✗ Failed"
+    assert cell.text.count("submitted") == 1 and cell.text.count("it rained") == 1
+    assert cell.blocks.count() == 0  # it has ended, and nothing in it acts
+
+
 def test_copy_gives_what_names_the_job(nb: Notebook) -> None:
     cell = nb.ok("%agent run slow a=1 -b")
     cell.shows("stage 2 of 4").button("Copy").click()
