@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from flyteagent_nb.notebook.panel import PanelBlock
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
+
+_log = logging.getLogger("flyteagent_nb")
 
 _group: contextvars.ContextVar[GroupWait | None] = contextvars.ContextVar("flyteagent_nb_group", default=None)
 
@@ -184,7 +187,10 @@ class Showing:
         ids = error.run_ids if isinstance(error, TaskStopped) else ()
         # Where no service has it, it came to nothing before it was sent (wrong inputs): there is nothing to see of it.
         if any(run.service and (run.error is error or run.id in ids) for run in wait.runs):
-            wait.show()
+            try:
+                wait.show()
+            except Exception:  # the error itself must be seen, whatever becomes of what stands above it
+                _log.exception("the view of a failed run could not be shown")
 
     def _cancel(self, run_id: str) -> None:
         for run in self._workspace.runner.runs():
