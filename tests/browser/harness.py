@@ -242,11 +242,11 @@ class Tab:
         self.page.goto(f"{self.server.base}/{place}/{name}?token={self.server.token}{reset}")
         return self._opened(name, kernel)
 
-    def open_beside(self, name: str) -> Notebook:
+    def open_beside(self, name: str, *, kernel: bool = True) -> Notebook:
         """Open another notebook in the same JupyterLab."""
         self.page.evaluate("() => { window.jupyterapp.shell.mode = 'multiple-document'; }")
         self.command("docmanager:open", {"path": name, "factory": "Notebook", "options": {"mode": "split-right"}})
-        return self._opened(name, True)
+        return self._opened(name, kernel)
 
     def _opened(self, name: str, kernel: bool) -> Notebook:
         self.page.wait_for_function(f"path => window.jupyterapp && ({PANEL})(path)", arg=name)

@@ -63,9 +63,9 @@ def test_saved_in_the_middle_it_tells_of_that_moment_wherever_it_is_opened(
     del content["metadata"]["kernelspec"]
     bare.write_text(json.dumps(content))
 
+    tab = open_tab()
     for path, kernel in ((copy, True), (bare, False)):
-        tab = open_tab()
-        again = tab.open(path.name, kernel=kernel)
+        again = tab.open(path.name) if kernel else tab.open_beside(path.name, kernel=False)
         cells = cells_of(again, *(cell.number for cell in shown))
         for cell, run_id in zip(cells[::3], ids, strict=True):
             cell.shows("Running").shows(f"%agent show {run_id}").shows("stage 2 of 4")
