@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from flyteagent_nb.findings import Finding, Sign
 from flyteagent_nb.notebook.environment import SIGNS, version_of
 from flyteagent_nb.notebook.grammar import SANDBOXES
-from flyteagent_nb.plugins import PLUGINS, hint_of_type, is_installed, mending_command, normal, plugin_of_type
+from flyteagent_nb.plugins import (
+    PLUGINS,
+    WITH_US,
+    hint_of_type,
+    is_installed,
+    mending_command,
+    normal,
+    plugin_of_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -28,7 +36,14 @@ def plugin_findings(workspace: Workspace) -> list[Finding]:
                 name = f"{plugin.distribution} {version_of(plugin.distribution)}"
                 told_ = f"{name} is installed and serves nothing: it was installed after the kernel's start, or its agents were removed"
                 found.append(Finding("warn", "plug-in", told_, "restart the kernel"))
-    return found or [Finding("ok", "plug-ins", "none is broken")]
+    found = found or [Finding("ok", "plug-ins", "none is broken")]
+    for task_type, extra in WITH_US.items():
+        if task_type not in served and not any(broken.name == extra for broken in workspace.catalog.broken):
+            told_ = f"not served: the extra '{extra}' is not installed"
+            found.append(
+                Finding("skip", task_type, told_, f"pip install 'flyteagent_nb[{extra}]', then restart the kernel")
+            )
+    return found
 
 
 def broken_finding(broken: BrokenPlugin) -> Finding:
