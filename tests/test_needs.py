@@ -225,6 +225,24 @@ def test_a_databricks_connector_that_knows_its_token_only_wants_that(entry_of: C
     assert [need.name for need in missing(entry)] == ["FLYTE_DATABRICKS_ACCESS_TOKEN"]
 
 
+def test_what_another_agent_of_the_module_wants_is_not_wanted(entry_of: Callable[..., AgentEntry]) -> None:
+    entry = entry_of(
+        """
+        from flytekit.extend.backend.base_connector import SyncConnectorBase
+        class Base(SyncConnectorBase):
+            def f(self): get_connector_secret('BASE')
+        class Agent(Base):
+            def do(self, **_): get_connector_secret('OWN')
+            def __init__(self): pass
+        class Other(Base):
+            def do(self, **_): get_connector_secret('OTHER')
+        class Helper:
+            def g(self): get_connector_secret('HELPER')
+        """
+    )
+    assert {name for _, name, *_ in told(entry)} == {"BASE", "OWN", "HELPER"}
+
+
 def test_modules_of_the_plugin_are_read_with_it_and_no_others(entry_of: Callable[..., AgentEntry]) -> None:
     entry = entry_of(
         "from .auth import token\nfrom needy import deep\nfrom .names import KEY\ndef f(): get_connector_secret(KEY)",

@@ -26,6 +26,9 @@ MODULES: Final = 30
 """Modules of a plug-in that are read at the most."""
 
 
+_BASES: Final = frozenset({"AsyncAgentBase", "AsyncConnectorBase", "SyncAgentBase", "SyncConnectorBase"})
+
+
 def needs_of(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
     """What the agent of a task type wants, missing things first. It reads files: not for the loop's thread.
 
@@ -63,7 +66,7 @@ def _modules(cls: type) -> Iterator[tuple[str, ast.Module]]:
     if cls.__module__ == "__main__":
         tree = _cell_of(cls)
         if tree is not None:
-            yield "__main__", tree
+            yield "__main__", _without_others(tree, cls.__module__, cls)
         return
     packages = _plugin_packages(cls.__module__)
     names, seen = [cls.__module__], {cls.__module__}
@@ -76,11 +79,21 @@ def _modules(cls: type) -> Iterator[tuple[str, ast.Module]]:
             tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue
-        yield name, tree
+        yield name, _without_others(tree, name, cls)
         for imported in _imported(tree, name, is_package=path.name == "__init__.py"):
             if imported.startswith(packages) and imported not in seen:
                 seen.add(imported)
                 names.append(imported)
+
+
+def _without_others(tree: ast.Module, module: str, cls: type) -> ast.Module:
+    """The module without the classes of other agents: what they want is not wanted by this one."""
+
+    def is_other(node: ast.stmt) -> bool:
+        found = vars(sys.modules[module]).get(node.name) if isinstance(node, ast.ClassDef) else None
+        return isinstance(found, type) and found not in cls.__mro__ and any(b.__name__ in _BASES for b in found.__mro__)
+
+    return ast.Module([node for node in tree.body if not (module in sys.modules and is_other(node))], [])
 
 
 def _plugin_packages(module: str) -> tuple[str, ...]:
