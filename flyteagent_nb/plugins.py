@@ -73,6 +73,24 @@ PLUGINS = (
 WITH_FLYTEKIT = {"webhook": "flytekit.extras.webhook", "sensor": "flytekit.sensor"}
 """The task types whose connectors come with flytekit itself, and the module that registers each."""
 
+WITH_US = {"duckdb_query": "duckdb"}
+"""The task types of our own agents, and the extra that each needs."""
+
+PROPELLERS_OWN = {
+    "aws-batch": "flytekitplugins-awsbatch",
+    "dask": "flytekitplugins-dask",
+    "hive": "flytekitplugins-hive",
+    "mpi": "flytekitplugins-kfmpi",
+    "presto": "flytekitplugins-athena",
+    "pytorch": "flytekitplugins-kfpytorch",
+    "ray": "flytekitplugins-ray",
+    "tensorflow": "flytekitplugins-kftensorflow",
+}
+"""Task types that FlytePropeller runs by a plug-in of its own, for which flytekit has no connector; and what has their tasks."""
+
+_CALLED = {"athena": "presto", "awsbatch": "aws-batch", "aws_batch": "aws-batch", "batch": "aws-batch"}
+"""What people write for some of them."""
+
 DISTRIBUTIONS = {
     "airflow": "apache-airflow",
     "boto3": "boto3",
@@ -109,6 +127,11 @@ def plugin_of_type(task_type: str) -> Plugin | None:
     return next((plugin for plugin in PLUGINS if task_type in plugin.task_types), None)
 
 
+def is_known(task_type: str) -> bool:
+    """Whether a task type is one of flytekit's plug-ins, of propeller's own or ours, and so no slip of the pen for another."""
+    return plugin_of_type(task_type) is not None or _CALLED.get(task_type, task_type) in {**PROPELLERS_OWN, **WITH_US}
+
+
 def plugin_of_distribution(distribution: str) -> Plugin | None:
     """The plug-in that a distribution is, or None."""
     return next((plugin for plugin in PLUGINS if normal(plugin.distribution) == normal(distribution)), None)
@@ -123,6 +146,14 @@ def hint_of_type(task_type: str) -> str:
     """How a task type comes to be served: a command or an import; empty where no connector of it is known."""
     if task_type in WITH_FLYTEKIT:
         return f"import {WITH_FLYTEKIT[task_type]} registers its agent"
+    if task_type in WITH_US:
+        return f"pip install 'flyteagent_nb[{WITH_US[task_type]}]' brings its agent; restart the kernel afterwards"
+    if (own := _CALLED.get(task_type, task_type)) in PROPELLERS_OWN:
+        called = "" if own == task_type else f"its task type is '{own}'; "
+        return (
+            f"{called}flytekit has no connector for it, so no agent service can run it: FlytePropeller does, by a plug-in of its own "
+            f"on the cluster. %agent run TASK --on CONFIG sends a task of {PROPELLERS_OWN[own]} there"
+        )
     plugin = plugin_of_type(task_type)
     if plugin is None:
         # People write the service's name: bigquery.

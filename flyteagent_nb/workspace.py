@@ -23,6 +23,7 @@ from flyteagent_nb.masking import Masking
 from flyteagent_nb.sandbox.sandboxes import Sandboxes
 from flyteagent_nb.serving.catalog import BrokenPlugin, Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
+from flyteagent_nb.serving.need import is_there
 from flyteagent_nb.serving.secret_store import SecretStore
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ class Workspace:
         try:
             from flyteagent_nb.agents.duckdb import TASK_TYPE, DuckDBAgent
         except ImportError as error:
+            if error.name and not is_there(error.name):  # an extra that nobody asked for is no fault
+                return
             self.catalog.record_broken(
                 BrokenPlugin("duckdb", "flyteagent_nb.agents.duckdb", "flyteagent_nb", str(error))
             )

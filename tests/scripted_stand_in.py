@@ -88,6 +88,9 @@ class ScriptedStandIn(StandIn):
 
         return detach
 
+    def check_table(self, table: str) -> None:
+        pass
+
     def load(self, table: str, data: Any, place: Place) -> str:
         (place.folder / table).write_text(str(data))
         return f"{table}, {len(data)} rows"

@@ -350,6 +350,42 @@ def test_what_a_task_type_wants_and_its_faults(workspace: Workspace, monkeypatch
     assert "nobody may see" not in found.text() + found.html()
 
 
+def test_one_of_several_ways_is_told_in_one_line(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET", "FLYTE_DATABRICKS_AUTH_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+
+    class Databricks(SyncConnectorBase):
+        name = "needy"
+
+        def do(self, task_template: Any, **_: Any) -> Any:
+            from flytekit.extend.backend.utils import get_connector_secret
+
+            return (
+                get_connector_secret("FLYTE_DATABRICKS_ACCESS_TOKEN"),
+                os.getenv("FLYTE_DATABRICKS_AUTH_TYPE"),
+                os.getenv("DATABRICKS_CLIENT_ID"),
+            )
+
+    workspace.catalog.register(Databricks("databricks"))
+    try:
+        found = examine(workspace, PAGE, "databricks")
+        (line,) = (f for f in found if "FLYTE_DATABRICKS_ACCESS_TOKEN" in f.told)
+        assert (
+            line.sign == "warn" and line.what == "one of" and line.mend == "%agent secret FLYTE_DATABRICKS_ACCESS_TOKEN"
+        )
+        assert "; or variable DATABRICKS_CLIENT_ID and variable DATABRICKS_CLIENT_SECRET with " in line.told
+        assert not any(f.what == "variable" and "DATABRICKS_CLIENT_ID" in f.told for f in found)
+        (summary,) = (f for f in examine(workspace, PAGE) if f.what == "databricks")
+        assert "secret FLYTE_DATABRICKS_ACCESS_TOKEN not set, nor another of 3 ways" in summary.told
+        assert "FLYTE_DATABRICKS_ACCESS_TOKEN" in requirements.missing_secrets(workspace)
+        monkeypatch.setenv("DATABRICKS_CLIENT_ID", "x")
+        monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "a value that nobody may see")
+        found = examine(workspace, PAGE, "databricks")
+        assert next(f for f in found if f.what == "one of").sign == "ok" and "nobody may see" not in found.text()
+    finally:
+        workspace.catalog.remove("databricks")
+
+
 def test_the_list_of_types_marks_what_is_lacking(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flytekitplugins.openai")
     monkeypatch.delenv("_FSEC_FLYTE_OPENAI_API_KEY", raising=False)

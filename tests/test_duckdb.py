@@ -477,6 +477,22 @@ def test_without_duckdb_the_import_names_the_extra():
     assert done.stdout.strip() == "the DuckDB agent needs duckdb: pip install 'flyteagent_nb[duckdb]'", done.stderr
 
 
+def test_without_duckdb_nothing_is_broken_and_the_doctor_tells_the_extra():
+    done = run_python("""
+        import sys
+        sys.modules["duckdb"] = None
+        import flyteagent_nb
+        from flyteagent_nb.notebook.requirements import plugin_findings
+        workspace = flyteagent_nb.get_workspace()
+        workspace.wait()
+        print([broken for broken in workspace.catalog.broken if broken.name == "duckdb"])
+        print(*(f"{f.sign} {f.told} {f.mend}" for f in plugin_findings(workspace) if f.what == "duckdb_query"))
+        workspace.close()
+    """)
+    told = "skip not served: the extra 'duckdb' is not installed pip install 'flyteagent_nb[duckdb]', then restart the kernel"
+    assert done.stdout.splitlines() == ["[]", told], done.stderr
+
+
 def test_the_package_of_agents_imports_no_database():
     done = run_python(
         "import sys, flyteagent_nb.agents; print({'duckdb', 'pandas', 'pyarrow', 'flytekit'} & set(sys.modules))"

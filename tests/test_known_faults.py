@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,11 @@ import httpx
 import pytest
 from flytekit.extend.backend.utils import convert_to_flyte_phase
 from flytekit.models.literals import LiteralMap
+from kernel.harness import TESTS
+from launch.environments import ROOT, run
 
+from flyteagent_nb.sandbox.environments import find_uv
+from flyteagent_nb.serving.job_faults import JOB_FAULTS
 from flyteagent_nb.serving.known_faults import FAULTS, KnownFault, explanation, faults_of, installed
 
 if TYPE_CHECKING:
@@ -241,7 +247,7 @@ def flytekit_s_table_lacks_them(probe: Probe, name: str) -> bool:
     return bool(states) and lacking == states
 
 
-HERE = [fault for fault in FAULTS if fault.task_type != "airflow"]
+HERE = [fault for fault in FAULTS if fault.task_type != "airflow" and fault not in JOB_FAULTS]
 """Airflow's have an environment of their own, and tests there: connectors/test_airflow.py."""
 
 CHECKS: dict[str, Callable[[Probe], bool]] = {
@@ -268,6 +274,56 @@ def test_the_fault_is_still_there(fault: KnownFault, probe: Probe) -> None:
     if needs_connector and not installed(fault.distribution):
         pytest.skip(f"{fault.distribution} is not installed")
     assert CHECKS[fault.name](probe), f"mended: remove the entry {fault.name} of serving/known_faults.py"
+
+
+@pytest.fixture(scope="module")
+def job_faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The faults that Slurm's and Databricks' plug-ins were driven into, by plug-in; without pyspark, which the connector does not need."""
+    folder = tmp_path_factory.mktemp("plugins")
+    plugins, home = folder / "plugins", folder / "home"
+    home.mkdir()
+    installer = [find_uv(), "pip"] if find_uv() else [sys.executable, "-m", "pip"]
+    more = ["--python", sys.executable] if find_uv() else []
+    wanted = ["flytekitplugins-slurm", "flytekitplugins-spark", "asyncssh"]
+    install = [
+        *installer,
+        "install",
+        "--quiet",
+        "--no-deps",
+        *more,
+        "--target",
+        plugins,
+        "-c",
+        ROOT / "constraints.txt",
+    ]
+    run([*install, *wanted], cwd=folder)
+    told = run([sys.executable, TESTS / "plugin_faults.py", plugins, home], cwd=folder)
+    found = json.loads(told.splitlines()[-1])
+    return {plugin: {name for name, there in faults.items() if there} for plugin, faults in found.items()}
+
+
+@pytest.mark.registry
+def test_the_faults_of_jobs_are_still_there(job_faults: dict[str, set[str]]) -> None:
+    listed: dict[str, set[str]] = {"slurm": set(), "databricks": set()}
+    for fault in JOB_FAULTS:
+        plugin = "slurm" if fault.distribution == "flytekitplugins-slurm" else "databricks"
+        listed[plugin].add(fault.name.removeprefix(f"{fault.task_type}-"))
+    assert job_faults == listed, "mended, or new: bring serving/job_faults.py up to date"
+
+
+@pytest.mark.parametrize(
+    ("task_type", "words", "name"),
+    [
+        ("slurm", "SystemExit: 1", "exit"),
+        ("slurm", "NameError: name 'SFTPNoSuchFile' is not defined", "unread-output"),
+        ("slurm_fn", "NameError: name 'logger' is not defined", "no-logger"),
+        ("databricks", "RuntimeError: Failed to get databricks job 7 with error: Bad Request", "poll-error"),
+        ("spark", "ContentTypeError: 403, message='Attempt to decode JSON with unexpected mimetype: text/html'", "create-error"),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_failure_lead_to_its_fault(task_type: str, words: str, name: str) -> None:
+    faults = [fault for fault in FAULTS if fault.task_type == task_type and fault.explains(words)]
+    assert [fault.name for fault in faults] == [f"{task_type}-{name}"]
 
 
 def test_every_fault_has_a_check_and_all_its_words() -> None:

@@ -4,6 +4,7 @@ import contextvars
 import importlib
 import sys
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,6 +96,8 @@ def told(entry: AgentEntry) -> set[tuple[str, str, bool, bool]]:
         ("def f():\n  secrets = current_context().secrets\n  secrets.get(key='K')", {("secret", "K", True, False)}),
         ("def f():\n  try:\n    get_connector_secret('K')\n  except ValueError:\n    pass", {("secret", "K", False, False)}),
         ("def f():\n  try:\n    get_connector_secret('K')\n  except OSError:\n    raise", {("secret", "K", True, False)}),
+        ("def f():\n  try:\n    get_connector_secret('K')\n  except ValueError:\n    raise RuntimeError", {("secret", "K", True, False)}),
+        ("def f():\n  try:\n    import no_such_lib\n  except ImportError:\n    raise", {("package", "no_such_lib", False, False)}),
         ("def f(key): get_connector_secret(key)", set()),
         ("def f(): os.environ['NEEDY_X']", {("variable", "NEEDY_X", True, False)}),
         ("def f(): os.getenv('NEEDY_X'), os.environ.get('NEEDY_X', '1')", {("variable", "NEEDY_X", False, False)}),
@@ -127,6 +130,117 @@ def test_what_an_agent_wants_is_read_off_its_source(
     assert "nobody may see" not in repr(needs_of(entry))
     assert {need.name for need in missing(entry)} == {name for _, name, required, met in wanted if required and not met}
     assert all(need.mend for need in missing(entry))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+        def f():
+            try:
+                return get_connector_secret('A')
+            except ValueError:
+                pass
+            try:
+                return get_connector_secret('B'), get_connector_secret('C')
+            except ValueError:
+                pass
+            raise RuntimeError('neither')
+        """,
+        """
+        def f():
+            try:
+                key = get_connector_secret('A')
+            except ValueError:
+                key = get_connector_secret('B') + get_connector_secret('C')
+        """,
+        """
+        def f():
+            try:
+                return get_connector_secret('A')
+            except ValueError:
+                try:
+                    return get_connector_secret('B'), get_connector_secret('C')
+                except ValueError as error:
+                    raise RuntimeError('neither') from error
+        """,
+    ],
+)
+def test_of_things_that_are_tried_one_after_the_other_one_does(
+    entry_of: Callable[..., AgentEntry], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    entry = entry_of(source)
+    (need,) = missing(entry)
+    assert (need.kind, need.name) == ("one of", "secret A; or secret B and secret C")
+    assert need.mend == "%agent secret A" and need.secrets == ("A", "B", "C")
+    assert {n.name for n in needs_of(entry) if n.alternative} == {"A", "B", "C"}  # no line of their own
+    assert missing(entry, ["B"]) and not missing(entry, ["A"]) and not missing(entry, ["B", "C"])
+    assert next(n.told for n in needs_of(entry, ["B", "C"]) if n.kind == "one of") == "there is secret B and secret C"
+
+
+def test_what_may_be_left_out_altogether_is_no_choice(entry_of: Callable[..., AgentEntry]) -> None:
+    two = "try: a = get_connector_secret('{}')\n  except ValueError: a = None"
+    assert missing(entry_of(f"def f():\n  {two.format('A')}\n  {two.format('B')}")) == ()
+
+
+DATABRICKS = """
+AUTH_TYPE = "FLYTE_DATABRICKS_AUTH_TYPE"
+
+def token():
+    try:
+        return get_connector_secret("FLYTE_DATABRICKS_ACCESS_TOKEN")
+    except Exception as error:
+        raise ValueError("no token") from error
+
+def oauth():
+    return os.getenv("DATABRICKS_CLIENT_ID"), os.getenv("DATABRICKS_CLIENT_SECRET")
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, {"one of"}),
+        ({"DATABRICKS_CLIENT_ID": "x"}, {"one of"}),
+        ({"DATABRICKS_CLIENT_ID": "x", "DATABRICKS_CLIENT_SECRET": "x"}, set()),  # a task may choose it
+        ({"_FSEC_FLYTE_DATABRICKS_ACCESS_TOKEN": "x"}, set()),
+        ({"FLYTE_DATABRICKS_AUTH_TYPE": "pat"}, {"FLYTE_DATABRICKS_ACCESS_TOKEN"}),
+        ({"FLYTE_DATABRICKS_AUTH_TYPE": "oauth_m2m"}, {"DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}),
+        ({"FLYTE_DATABRICKS_AUTH_TYPE": "oidc_federation", "DATABRICKS_CLIENT_ID": "x"}, {"FLYTE_DATABRICKS_OIDC_TOKEN_FILE"}),
+    ],
+)  # fmt: skip
+def test_databricks_wants_one_of_its_ways_of_signing_in_and_the_one_that_is_chosen(
+    entry_of: Callable[..., AgentEntry], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], wanted: set[str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    entry = replace(entry_of(DATABRICKS + "def way(): return os.getenv(AUTH_TYPE, 'pat')\n"), task_type="databricks")
+    lacking = missing(entry)
+    assert {need.name if need.kind != "one of" else need.kind for need in lacking} == wanted
+    assert all(need.mend for need in lacking)
+
+
+def test_a_databricks_connector_that_knows_its_token_only_wants_that(entry_of: Callable[..., AgentEntry]) -> None:
+    entry = replace(entry_of(DATABRICKS), task_type="databricks")  # the setting is not read
+    assert [need.name for need in missing(entry)] == ["FLYTE_DATABRICKS_ACCESS_TOKEN"]
+
+
+def test_what_another_agent_of_the_module_wants_is_not_wanted(entry_of: Callable[..., AgentEntry]) -> None:
+    entry = entry_of(
+        """
+        from flytekit.extend.backend.base_connector import SyncConnectorBase
+        class Base(SyncConnectorBase):
+            def f(self): get_connector_secret('BASE')
+        class Agent(Base):
+            def do(self, **_): get_connector_secret('OWN')
+            def __init__(self): pass
+        class Other(Base):
+            def do(self, **_): get_connector_secret('OTHER')
+        class Helper:
+            def g(self): get_connector_secret('HELPER')
+        """
+    )
+    assert {name for _, name, *_ in told(entry)} == {"BASE", "OWN", "HELPER"}
 
 
 def test_modules_of_the_plugin_are_read_with_it_and_no_others(entry_of: Callable[..., AgentEntry]) -> None:

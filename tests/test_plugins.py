@@ -56,6 +56,11 @@ def test_the_extras_are_our_own() -> None:
         ("bigquery", "did you mean bigquery_query_job_task? pip install 'flyteagent_nb[bigquery]' brings its agent"),
         ("databrick", "did you mean databricks? pip install flytekitplugins-spark brings its agent"),
         ("webhook", "import flytekit.extras.webhook registers its agent"),
+        ("duckdb_query", "pip install 'flyteagent_nb[duckdb]' brings its agent; restart the kernel afterwards"),
+        ("presto", "flytekit has no connector for it, so no agent service can run it: FlytePropeller does"),
+        ("athena", "its task type is 'presto'; flytekit has no connector for it"),
+        ("hive", "flytekit has no connector for it"),
+        ("awsbatch", "its task type is 'aws-batch'; flytekit has no connector for it"),
         ("nothing of the kind", ""),
     ],
 )
@@ -69,6 +74,18 @@ def test_what_is_installed_is_not_installed_again(monkeypatch: pytest.MonkeyPatc
         "flytekitplugins-snowflake is installed, but has not registered its agent: %agent doctor snowflake tells why"
     )
     assert plugins.hint_of_type("bigquery") == "did you mean bigquery_query_job_task?"
+
+
+@pytest.mark.parametrize("task_type", plugins.PROPELLERS_OWN)
+def test_what_propeller_runs_by_itself_has_no_connector(task_type: str) -> None:
+    """It goes from the table when a plug-in comes with one, where that is installed."""
+    import flytekit  # noqa: F401 - loads the plug-ins
+    from flytekit.extend.backend.base_connector import ConnectorRegistry
+
+    assert all(category.name != task_type for category in ConnectorRegistry._REGISTRY)
+    with pytest.raises(TaskTypeNotFoundError) as caught:
+        Catalog().current(task_type)
+    assert caught.value.suggestion is None and "FlytePropeller does" in caught.value.hint
 
 
 @pytest.mark.usefixtures("nothing_installed")

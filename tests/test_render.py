@@ -198,6 +198,22 @@ def test_neither_are_lists_groups_and_details(s: RunSnapshot) -> None:
     assert EVIL in read.text and "and 1 more" in read.text
 
 
+@pytest.mark.parametrize(
+    ("meta", "told"),
+    [
+        (b'{"job_id": "1"}', 'resource meta {"job_id": "1"}, outputs'),
+        ("{'naïve': '名'}".encode(), "resource meta {'naïve': '名'}, outputs"),
+        (b"", "resource meta , outputs"),
+        (b"\x80\x95" + b"a" * 98, f"resource meta hex:8095{'61' * 22}… (100 bytes that are no text), outputs"),
+        (b"a\x00b", "resource meta hex:610062 (3 bytes that are no text), outputs"),
+    ],
+)
+def test_a_resource_meta_that_is_no_text_is_told_as_such(meta: bytes, told: str) -> None:
+    """SageMaker's connectors pickle theirs."""
+    record = SimpleNamespace(number=1, resource_meta=meta, outcome="DONE", service="s", output_prefix="/o")
+    assert told in dict(run_views.details(snapshot(), [record], []))["attempt 1"]
+
+
 def test_neither_are_agents_lines_and_what_is_served() -> None:
     entry = SimpleNamespace(task_type=EVIL, version=0, is_sync=True, name=EVIL, package=EVIL)
     broken = SimpleNamespace(name=EVIL, package=EVIL, reason=EVIL)

@@ -649,6 +649,20 @@ def test_a_task_that_its_plug_in_cannot_put_into_a_template_is_told(workspace: W
         workspace.call_of(Unfit("unfit", "job", None, Interface()), {})
     assert "task 'job' (unfit)" in raised.value.message and "is not JSON serializable" in raised.value.message
     assert raised.value.task == "job" and isinstance(raised.value.__cause__, TypeError)
+    assert "without inputs (-i)" in raised.value.hint
+
+
+def test_a_setting_that_a_plug_in_misses_is_told_with_its_line(workspace: Workspace) -> None:
+    class Missing(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
+        """As Databricks' without databricks_conf is."""
+
+        def get_custom(self, settings: Any) -> dict[str, Any]:
+            return dict(self.task_config.items())
+
+    with pytest.raises(TemplateError) as raised:
+        workspace.call_of(Missing("missing", "job", None, Interface()), {})
+    assert "-i" not in raised.value.hint and "-c KEY=VALUE" in raised.value.hint
+    assert "`return dict(self.task_config.items())`" in raised.value.hint
 
 
 def test_what_runs_on_an_agent() -> None:

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 from flyteagent_nb.findings import Finding, Sign
 from flyteagent_nb.notebook.environment import SIGNS, version_of
 from flyteagent_nb.notebook.grammar import SANDBOXES
-from flyteagent_nb.plugins import PLUGINS, hint_of_type, is_installed, mending_command, normal, plugin_of_type
+from flyteagent_nb.plugins import (
+    PLUGINS,
+    WITH_US,
+    hint_of_type,
+    is_installed,
+    mending_command,
+    normal,
+    plugin_of_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
-    from flyteagent_nb.serving.needs import Need
+    from flyteagent_nb.serving.need import Need
     from flyteagent_nb.workspace import Workspace
 
 
@@ -28,7 +36,14 @@ def plugin_findings(workspace: Workspace) -> list[Finding]:
                 name = f"{plugin.distribution} {version_of(plugin.distribution)}"
                 told_ = f"{name} is installed and serves nothing: it was installed after the kernel's start, or its agents were removed"
                 found.append(Finding("warn", "plug-in", told_, "restart the kernel"))
-    return found or [Finding("ok", "plug-ins", "none is broken")]
+    found = found or [Finding("ok", "plug-ins", "none is broken")]
+    for task_type, extra in WITH_US.items():
+        if task_type not in served and not any(broken.name == extra for broken in workspace.catalog.broken):
+            told_ = f"not served: the extra '{extra}' is not installed"
+            found.append(
+                Finding("skip", task_type, told_, f"pip install 'flyteagent_nb[{extra}]', then restart the kernel")
+            )
+    return found
 
 
 def broken_finding(broken: BrokenPlugin) -> Finding:
@@ -60,8 +75,13 @@ def short_words(entry: AgentEntry, lacking: Sequence[Need]) -> str:
 
 
 def _lacking_words(need: Need) -> str:
+    from flyteagent_nb.serving.ways import OR
+
     if need.kind == "credentials":
         return f"{need.name} credentials not found"
+    if need.kind == "one of":
+        first, *others = need.name.split(OR)
+        return f"{first} not set" + (f", nor another of {len(others) + 1} ways" if others else "")
     return f"{need.kind} {need.name} {'missing' if need.kind == 'package' else 'not set'}"
 
 
@@ -72,7 +92,8 @@ def missing_secrets(workspace: Workspace) -> list[str]:
 
     given = workspace.secrets.names
     lacking = [need for entry in workspace.catalog.entries() for need in missing(entry, given)]
-    return [*given, *dict.fromkeys(name_of(need.name) for need in lacking if need.kind == "secret")]
+    names = [name for need in lacking for name in ((need.name,) if need.kind == "secret" else need.secrets)]
+    return [*given, *dict.fromkeys(map(name_of, names))]
 
 
 def notes_of(entries: Iterable[AgentEntry], secrets: Container[str] = ()) -> list[tuple[str, str]]:
@@ -118,9 +139,12 @@ def _need_findings(entry: AgentEntry, secrets: Container[str]) -> list[Finding]:
     found = []
     lacks = False
     for need in needs_of(entry, secrets):
+        if need.alternative:  # a line of its own tells of all of them
+            continue
         lacking = need.required and not need.met
         lacks = lacks or lacking
-        state = need.told if need.kind == "package" else f"set: {need.told}" if need.met else f"not set: {need.told}"
+        bare = need.kind in ("package", "one of")
+        state = need.told if bare else f"set: {need.told}" if need.met else f"not set: {need.told}"
         name = need.name if need.required else f"{need.name}, which it can do without"
         found.append(
             Finding(_sign([need] if lacking else []), need.kind, f"{name}: {state}", need.mend if lacking else "")

@@ -23,6 +23,9 @@ TAIL = 4
 AT_END = 200
 """Lines of captured output in which a run that failed looks for those: its traceback, which is told as the error, comes after them."""
 
+META_SHOWN = 24
+"""Bytes of a resource meta that is no text, as some connectors' pickles are, that are shown."""
+
 RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 
 # What stands in such a line has spaces between it, which do not show: a page that takes the style off needs them.
@@ -219,8 +222,8 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
     ]
     for record in attempts:
         meta = record.resource_meta
-        shown = "not shown" if SECRET_IN_META in s.notes else (meta or b"").decode("utf-8", "backslashreplace")
-        job = "" if meta is None else f", resource meta {shown}"
+        told = "not shown" if SECRET_IN_META in s.notes else _meta_text(meta or b"")
+        job = "" if meta is None else f", resource meta {told}"
         told = f"{record.outcome.lower()} on {record.service}{job}, outputs in {record.output_prefix}"
         rows.append((f"attempt {record.number}", told))
     if captured:
@@ -319,3 +322,15 @@ def group_html(
 # JupyterLab's stripes would be the darker half of a frame; and a button goes, while its row stays as high.
 _TR = "background:none;height:26px"
 _ROW = "padding:0 12px 0 0;text-align:left;border:0;white-space:nowrap"
+
+
+def _meta_text(meta: bytes) -> str:
+    """A resource meta for the eye: the text that most are, else what it begins with, as ``%agent settle --job`` writes bytes."""
+    try:
+        text = meta.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if all(character.isprintable() or character in "\t\n" for character in text) and (text or not meta):
+        return text
+    more = "…" if len(meta) > META_SHOWN else ""
+    return f"hex:{meta[:META_SHOWN].hex()}{more} ({len(meta)} bytes that are no text)"

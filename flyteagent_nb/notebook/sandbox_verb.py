@@ -9,6 +9,7 @@ from flyteagent_nb.errors import ArgumentError, TaskStopped
 from flyteagent_nb.notebook.sandbox_views import SandboxList, SandboxView, stopped_view
 from flyteagent_nb.notebook.values import input_value
 from flyteagent_nb.notebook.waiting import stop_class, stop_guard
+from flyteagent_nb.sandbox.files import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,8 @@ def run_sandbox(
         stopped = [s for s in sandboxes.status(name or None) if sandboxes.stop(s.name)]
         return stopped_view(stopped)
     tables = [(table, table_value(text, namespace, table)) for table, text in arguments.tables]
+    for table, _ in tables:  # before a server is started for nothing
+        sandboxes.check_table(name, table)
     _start(name, workspace, showing)
     for table, value in tables:
         with showing.work(f"Loading {table}", done=f"Table {table}"):
@@ -57,8 +60,16 @@ def table_value(text: str, namespace: Mapping[str, Any], name: str) -> Any:
     try:
         return input_value(text, namespace, name)
     except ArgumentError:
-        if Path(text).is_file():  # orders.csv reads like an attribute
+        path = Path(text)
+        if path.is_file():  # orders.csv reads like an attribute
             return text
+        first = text.partition(".")[0]
+        ending = Path(text.removesuffix(".gz").removesuffix(".zst")).suffix
+        if ending.lower() in FORMATS and first not in namespace:
+            raise ArgumentError(
+                f"there is no file {text} in {Path.cwd()}, and no variable {first}",
+                hint="give the path of a CSV, Parquet or JSON-lines file, or a variable that holds a frame",
+            ) from None
         raise
 
 

@@ -16,7 +16,7 @@ import grpc
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
-from flyteagent_nb.plugins import hint_of_type, plugin_of_type
+from flyteagent_nb.plugins import hint_of_type, is_known
 from flyteagent_nb.running.registry import Listing, Route, build_registry, look_up
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ class Router:
                 version=version,
                 hint=f"it is served in version {', '.join(map(str, versions))}; a version matches exactly, as in FlytePropeller",
             )
-        near = None if plugin_of_type(task_type) else closest(task_type, {t for t, _ in known})
+        near = None if is_known(task_type) else closest(task_type, {t for t, _ in known})
         return TaskTypeNotFoundError(
             f"{where} task type '{task_type}'",
             task_type=task_type,

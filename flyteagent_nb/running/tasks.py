@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import datetime
 import functools
+import traceback
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -268,5 +269,14 @@ def _serialize(task: PythonTask[Any], settings: SerializationSettings) -> TaskTe
             f"{type(task).__name__} cannot put task '{task.name}' ({task.task_type}) into a template: "
             f"{type(error).__name__}: {first_line(error)}",
             task=task.name,
-            hint="the task cannot be registered on a cluster either: try it without inputs (-i) or settings that JSON cannot hold",
+            hint=_template_hint(error),
         ) from error
+
+
+def _template_hint(error: Exception) -> str:
+    hint = "the task cannot be registered on a cluster either: "
+    if isinstance(error, TypeError) and "JSON" in str(error):
+        return f"{hint}try it without inputs (-i) or settings that JSON cannot hold"
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    where = f" (the plug-in's line was `{line}`)" if line else ""
+    return f"{hint}a setting that its class needs may be missing, or be of another kind: -c KEY=VALUE{where}"

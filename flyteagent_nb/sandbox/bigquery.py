@@ -144,6 +144,10 @@ class BigQueryStandIn(StandIn):
 
         return detach
 
+    def check_table(self, table: str) -> None:
+        """Look whether a table may be called so."""
+        _names(table)
+
     def load(self, table: str, data: Any, place: Place) -> str:
         """Make a table of a frame or a file.
 

@@ -12,7 +12,9 @@ from flyteagent_nb.errors import ArgumentError
 if TYPE_CHECKING:
     import pyarrow
 
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+"""The formats of files, by what their names end with."""
+
 _GIVE = "give a DataFrame of pandas or Polars, an Arrow table, or the path of a CSV, Parquet or JSON-lines file"
 
 
@@ -30,7 +32,7 @@ def file_of(data: Any, folder: Path) -> tuple[Path, str]:
         return _written(frame_of(data), folder), "parquet"
     path = Path(data).expanduser().absolute()
     plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    form = _FORMATS.get(plain.suffix.lower())
+    form = FORMATS.get(plain.suffix.lower())
     if form is None:
         raise ArgumentError(f"{path.name} is no file that a table can be made of", hint=_GIVE)
     if not path.is_file():

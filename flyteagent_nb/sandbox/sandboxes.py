@@ -173,6 +173,15 @@ class Sandboxes:
         names = self.names if name is None else (name,)
         return tuple(_status(self._stand_in(each), self._running.get(each)) for each in names)
 
+    def check_table(self, name: str, table: str) -> None:
+        """Look whether a table of a sandbox may be called so; it need not run.
+
+        Raises:
+            ArgumentError: it may not.
+            ServiceNotFoundError: there is no such sandbox.
+        """
+        self._stand_in(name).check_table(table)
+
     def load(self, name: str, table: str, data: Any) -> str:
         """Make a table in a running sandbox of a DataFrame (pandas, Polars), an Arrow table, or a file's path.
 

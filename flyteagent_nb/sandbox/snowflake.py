@@ -120,6 +120,10 @@ class SnowflakeStandIn(StandIn):
 
         return detach
 
+    def check_table(self, table: str) -> None:
+        """Look whether a table may be called so."""
+        _names(table)
+
     def load(self, table: str, data: Any, place: Place) -> str:
         """Make a table of a frame or a file; its columns are in upper case, as Snowflake's are.
 

@@ -69,6 +69,18 @@ class StandIn(abc.ABC):
         """Change in this process what variables cannot; what is returned puts it back. Called after :meth:`environment` is set."""
         return lambda: None
 
+    def check_table(self, table: str) -> None:
+        """Look whether a table may be called so, before anything is started.
+
+        Raises:
+            ArgumentError: it may not.
+        """
+        from flyteagent_nb.errors import ArgumentError
+
+        raise ArgumentError(
+            f"the {self.name} sandbox has no tables", hint=f"leave --table out; it covers: {self.covers}"
+        )
+
     def load(self, table: str, data: Any, place: Place) -> str:
         """Make a table of a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON-lines file.
 
@@ -80,8 +92,5 @@ class StandIn(abc.ABC):
         Raises:
             ArgumentError: the name or the data do not do.
         """
-        from flyteagent_nb.errors import ArgumentError
-
-        raise ArgumentError(
-            f"the {self.name} sandbox has no tables", hint=f"leave --table out; it covers: {self.covers}"
-        )
+        self.check_table(table)
+        raise NotImplementedError

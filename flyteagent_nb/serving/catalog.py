@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import AgentDefinitionError, AgentNotFoundError, TaskTypeNotFoundError, closest
-from flyteagent_nb.plugins import hint_of_type, plugin_of_type
+from flyteagent_nb.plugins import hint_of_type, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -334,7 +334,7 @@ def _not_found(task_type: str, version: int, known: Iterable[tuple[str, int]]) -
         served = f"version {versions[0]} is" if len(versions) == 1 else f"versions {', '.join(versions)} are"
         message = f"no agent here serves version {version} of the task type {task_type!r}; {served} served"
         return TaskTypeNotFoundError(message, task_type=task_type, version=version)
-    near = None if plugin_of_type(task_type) else closest(task_type, (name for name, _ in known))
+    near = None if is_known(task_type) else closest(task_type, (name for name, _ in known))
     return TaskTypeNotFoundError(
         f"no agent here serves the task type {task_type!r}",
         task_type=task_type,

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.serving.airflow_faults import AIRFLOW_FAULTS
+from flyteagent_nb.serving.job_faults import JOB_FAULTS
 from flyteagent_nb.serving.known_fault import KnownFault
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ FAULTS = (
         )
     ),
     *AIRFLOW_FAULTS,
+    *JOB_FAULTS,
 )  # fmt: skip
 """The faults that are known."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flyteagent_nb.serving.catalog import AgentEntry
-    from flyteagent_nb.serving.needs import Need
+    from flyteagent_nb.serving.need import Need
     from flyteagent_nb.shipping.distributions import Pins
     from flyteagent_nb.shipping.module import AgentModule
     from flyteagent_nb.workspace import Workspace

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 from browser.kernels import named_kernels
+
+from flyteagent_nb.sandbox.environments import find_uv
 
 PYTHONS = {"airflow": ((3, 10), (3, 13))}
 """The environments, and the versions of Python that each runs on: at least the first, below the second. Airflow 2 has no 3.13."""
@@ -60,19 +61,14 @@ def make(folder: Path, name: str) -> Path:
         "--editable",
         str(ROOT),
     ]
-    if _runs("uv"):
-        install = ["uv", "pip", "install", "--python", str(python), *what]
+    if uv := find_uv():
+        install = [uv, "pip", "install", "--python", str(python), *what]
     elif importlib.util.find_spec("pip"):
         install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile", *what]
     else:
         raise RuntimeError("neither uv nor pip is here: pip install uv")
     subprocess.run(install, check=True, stdout=sys.stderr)
     return python
-
-
-def _runs(command: str) -> bool:
-    # A shim may stand for a command that is not there.
-    return bool(shutil.which(command)) and not subprocess.run([command, "--version"], capture_output=True).returncode
 
 
 def main() -> None:

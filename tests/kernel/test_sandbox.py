@@ -146,10 +146,15 @@ def test_tables_are_made_of_variables_and_files(kernel: Kernel) -> None:
     assert "shop.orders, 3 rows" in text and "more, 10 rows" in text and "bare, 10 rows" in text
     for line, told in (
         ("--table t=nothing", "there is no variable nothing"),
+        ("--table t=nofile.csv", "there is no file nofile.csv in "),
+        ("--table t=nofile.jsonl.gz", "there is no file nofile.jsonl.gz in "),
+        ("--table t=rows.csv", "rows has no attribute csv"),
         ("--table t", "t has no value"),
         ("stop --table t=rows", "--table needs a sandbox"),
     ):
         assert told in kernel.fails(f"%agent sandbox openai {line}").error
+    assert "is no table of Snowflake's" in kernel.fails("%agent sandbox snowflake --table shop.orders=rows").error
+    assert "○ stopped" in kernel.value("%agent sandbox snowflake status")  # nothing was started for it
     assert kernel.completed("%agent sandbox openai --table t=row") == ["%agent sandbox openai --table t=rows"]
     assert kernel.completed("%agent sandbox op") == ["%agent sandbox openai"]
     offered = kernel.completed("%agent sandbox openai st")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -33,8 +34,6 @@ _NOT_COPIED = (
     "screenshots",
 )
 
-_figures: list[str] = []
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder; each may wait for the one environment."""
@@ -45,17 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell what was measured on the way."""
-    if _figures:
+    """Tell what was measured on the way, in whichever process."""
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    told = [each for report in reports if getattr(report, "when", "") == "call" for each in report.user_properties]
+    if figures := [value for name, value in told if name == "figure"]:
         terminalreporter.section("measured at the launch")
-        for line in _figures:
+        for line in figures:
             terminalreporter.line(line)
 
 
-@pytest.fixture(scope="session")
-def figure() -> Callable[[str], None]:
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Tells a figure at the end of the session."""
-    return _figures.append
+    return functools.partial(record_property, "figure")
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launch.environments import ROOT, blocks, make, run, shell, size
+from launch.environments import ROOT, blocks, make, run, shell, size, uv
 from launch.visit import Launch, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from launch.conftest import Image
     from launch.dockerfile import Dockerfile
@@ -45,12 +45,23 @@ def test_the_scripts_are_well_formed(script: str) -> None:
 
 def test_all_that_would_be_installed_is_pinned(binder_python: Path, folder: Path, repository: Path) -> None:
     python = make(folder / "empty", binder_python)
-    command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", folder / "report.json"]
-    run([*command, "-r", "binder/requirements.txt"], cwd=repository)
-    would = json.loads((folder / "report.json").read_text())["install"]
-    named = {_canonical(each["metadata"]["name"]): each["metadata"]["version"] for each in would}
+    if program := uv():  # a dry run of pip's takes a minute, and pip does it all once more for the image
+        would = run(
+            [program, "pip", "compile", "--quiet", "--python", python, "binder/requirements.txt"], cwd=repository
+        )
+        named = dict(re.findall(r"^([\w.-]+)==(\S+)", would, re.MULTILINE))
+    else:
+        command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", folder / "report.json"]
+        run([*command, "-r", "binder/requirements.txt"], cwd=repository)
+        report = json.loads((folder / "report.json").read_text())["install"]
+        named = {each["metadata"]["name"]: each["metadata"]["version"] for each in report}
+    _all_pinned(named)
+
+
+def _all_pinned(versions: Mapping[str, str]) -> None:
     pinned = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert named.pop("flyteagent-nb")
+    named = {_canonical(name): version for name, version in versions.items()}
+    named.pop("flyteagent-nb", None)
     assert {"jupyterlab", "duckdb", "bqemulator", "fakesnow", "llmock"} <= set(named)
     assert sorted(set(named.items()) - {(_canonical(name), version) for name, version in pinned}) == []
 
@@ -60,7 +71,10 @@ def _canonical(name: str) -> str:
 
 
 def test_what_is_installed_goes_together_and_is_under_a_gigabyte(image: Image, figure: Callable[[str], None]) -> None:
-    assert "No broken requirements" in run([image.python, "-m", "pip", "check"], cwd=Path(image.env["HOME"]))
+    home = Path(image.env["HOME"])
+    assert "No broken requirements" in run([image.python, "-m", "pip", "check"], cwd=home)
+    there = json.loads(run([image.python, "-m", "pip", "list", "--format", "json"], cwd=home))
+    _all_pinned({each["name"]: each["version"] for each in there if each["name"] not in ("pip", "setuptools", "wheel")})
     prefix = Path(image.env["NB_PYTHON_PREFIX"])
     figure(
         f"Binder's environment: {size(prefix) / 1e6:.0f} MB of files, {blocks(prefix) / 1e6:.0f} MB on this disk;"
