@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sound
+from elsewhere_jobs import TASK_TYPE
 from flyteidl.admin.agent_pb2 import Agent, TaskCategory
 from flytekit.sensor.file_sensor import FileSensor
 from scripted_tasks import scripted_task
+from test_connections import quick
 
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import ArgumentError, CheckError, TaskTypeNotFoundError
@@ -257,6 +259,17 @@ def test_an_agent_is_taken_into_another_process(workspace: Workspace, jobs: Path
     report = check_type(workspace, "sound", task=scripted_task("sound", **JOB))
     (restart,) = [f for f in report if f.what == "restart"]
     assert restart.sign == "ok" and "as the module sound does not register it" in restart.told
+
+
+def test_a_service_that_is_not_ours_is_not_started_again(workspace: Workspace, tmp_path: Path) -> None:
+    task = scripted_task(TASK_TYPE, name="good", inputs={"x": int}, outputs={"y": int})
+    with quick(tmp_path) as (address, _):
+        workspace.connections.connect("dev", address)
+        report = check_type(workspace, TASK_TYPE, 0, task=task, inputs={"x": 2}, service="dev", timeout=30.0)
+        workspace.connections.disconnect("dev")
+    (restart,) = [f for f in report if f.what == "restart"]
+    assert restart.sign == "skip" and restart.told == "not tried: the service 'dev' is not ours to start again"
+    assert "python -m flyteagent_nb check MODULE:TYPE" in restart.mend
 
 
 def test_flytekits_sensor(workspace: Workspace, tmp_path: Path) -> None:
