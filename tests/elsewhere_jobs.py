@@ -2,7 +2,7 @@
 
 A job's template has in its ``custom``: ``fails``, the status of calls by operation (``HANG`` for no answer); ``every``, of how many calls
 the first one is answered so (2 by default, 1 for all of them). Jobs go on until a file ``go`` lies in the folder. What a call of CreateTask
-that succeeds makes is counted by the files. It prints a line when it serves, and ends when its standard input does.
+that succeeds makes is counted by the files. It prints its address when it serves, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Jobs(services.AsyncAgentServiceServicer, services.AgentMetadataServiceServ
         script = json_format.MessageToDict(request.template.custom)
         run = request.task_execution_metadata.task_execution_id.node_execution_id.execution_id.name
         await self._fail(context, "CreateTask", run, script)
-        job = f"job-{os.urandom(8).hex()}"
+        job = f"job-{os.getpid()}-{os.urandom(8).hex()}"
         half = self.folder / f"half-{job}"  # it may be killed at any moment
         half.write_text(json.dumps({**script, "run": run, "x": request.inputs.literals["x"].scalar.primitive.integer}))
         half.rename(self.folder / job)
@@ -84,9 +84,9 @@ async def main(folder: Path, target: str) -> None:
     jobs = Jobs(folder)
     services.add_AsyncAgentServiceServicer_to_server(jobs, server)
     services.add_AgentMetadataServiceServicer_to_server(jobs, server)
-    server.add_insecure_port(target)
+    port = server.add_insecure_port(target)
     await server.start()
-    print("serving", flush=True)  # noqa: T201 - the test reads it
+    print(target if target.startswith("unix:") else f"127.0.0.1:{port}", flush=True)  # noqa: T201 - the test reads it
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(None)
 

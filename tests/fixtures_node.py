@@ -23,7 +23,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(named) if named else tmp_path_factory.mktemp("node")
     for file in SOURCE.iterdir():
         if file.is_file():
-            shutil.copy(file, folder)
+            _take(file, folder / file.name)
     if (folder / "node_modules").is_dir():
         return folder
     for program in ("node", "npm"):
@@ -33,6 +33,14 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if done.returncode:
         _lacking(f"npm cannot install the packages of tests/node: {done.stderr.strip()[:500]}")
     return folder
+
+
+def _take(file: Path, to: Path) -> None:
+    """Copy a file, in one step: another process of the tests may run it."""
+    if not to.exists() or to.read_bytes() != file.read_bytes():
+        made = to.with_name(f"{to.name}.{os.getpid()}")
+        shutil.copy(file, made)
+        made.replace(to)
 
 
 def _lacking(reason: str) -> None:

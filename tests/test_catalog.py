@@ -269,6 +269,23 @@ def test_what_is_no_agent_is_refused(catalog: Catalog, wrong: Any, message: str,
     assert listed(catalog) == [SENSOR]
 
 
+def test_a_connector_of_flyte_2_is_refused_by_its_name(catalog: Catalog) -> None:
+    """``flyte.connectors`` is another interface; the package itself need not be here."""
+    async_connector = type(
+        "AsyncConnector", (), {"__module__": "flyte.connectors._connector", "task_type_name": "batch"}
+    )
+    batch = type("BatchConnector", (async_connector,), {})
+    for wrong in (batch, batch()):
+        with pytest.raises(
+            AgentDefinitionError, match=r"BatchConnector is a connector of Flyte 2 \(flyte.connectors\)"
+        ) as caught:
+            ConnectorRegistry.register(wrong)
+        assert caught.value.hint.startswith(
+            "subclass AsyncAgentBase or SyncAgentBase of flytekit for FlytePropeller; Flyte 2"
+        )
+    assert listed(catalog) == [SENSOR]
+
+
 def test_packages(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Distributions that share a namespace package, a module without any, and a class of the notebook."""
     for name in ("one", "two"):

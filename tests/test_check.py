@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sound
+from elsewhere_jobs import TASK_TYPE
 from flyteidl.admin.agent_pb2 import Agent, TaskCategory
 from flytekit.sensor.file_sensor import FileSensor
 from scripted_tasks import scripted_task
+from test_connections import quick
 
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import ArgumentError, CheckError, TaskTypeNotFoundError
@@ -259,6 +261,17 @@ def test_an_agent_is_taken_into_another_process(workspace: Workspace, jobs: Path
     assert restart.sign == "ok" and "as the module sound does not register it" in restart.told
 
 
+def test_a_service_that_is_not_ours_is_not_started_again(workspace: Workspace, tmp_path: Path) -> None:
+    task = scripted_task(TASK_TYPE, name="good", inputs={"x": int}, outputs={"y": int})
+    with quick(tmp_path) as (address, _):
+        workspace.connections.connect("dev", address)
+        report = check_type(workspace, TASK_TYPE, 0, task=task, inputs={"x": 2}, service="dev", timeout=30.0)
+        workspace.connections.disconnect("dev")
+    (restart,) = [f for f in report if f.what == "restart"]
+    assert restart.sign == "skip" and restart.told == "not tried: the service 'dev' is not ours to start again"
+    assert "python -m flyteagent_nb check MODULE:TYPE" in restart.mend
+
+
 def test_flytekits_sensor(workspace: Workspace, tmp_path: Path) -> None:
     """A real one, in another process of its own: it has no job, and keeps nothing."""
     (tmp_path / "there").touch()
@@ -326,21 +339,21 @@ def test_on_a_command_line(jobs: Path, tmp_path: Path, words: tuple[str, ...], c
     assert told in restart["told"] and data["passed"] is (code == 0)
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("my_agents",), "is not MODULE:TYPE"),
-        (("no_such_module_here:x",), "cannot be imported"),
-        (("flytekit.sensor:sensr",), "did you mean sensor?"),
-        (("flytekit.sensor:sensor", "--task", "nothing"), "there is no variable nothing"),
-    ],
-)
-def test_a_command_line_that_does_not_do(words: tuple[str, ...], told: str) -> None:
+WRONG = {
+    ("my_agents",): "is not MODULE:TYPE",
+    ("no_such_module_here:x",): "cannot be imported",
+    ("flytekit.sensor:sensr",): "did you mean sensor?",
+    ("flytekit.sensor:sensor", "--task", "nothing"): "there is no variable nothing",
+}
+
+
+def test_a_command_line_that_does_not_do() -> None:
+    # One process for all: importing flytekit takes most of the time of each.
+    each = "import sys; from flyteagent_nb.__main__ import main\nfor words in {}: print(main(['check', *words]), file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-m", "flyteagent_nb", "check", *words],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+        [sys.executable, "-c", each.format([*WRONG])], capture_output=True, text=True, timeout=200, check=True
     )
-    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+    said = done.stderr.split("\n1\n")
+    assert len(said) == len(WRONG) + 1 and said.pop() == "" and "Traceback" not in done.stderr, done.stderr
+    for one, told in zip(said, WRONG.values(), strict=True):
+        assert told in one

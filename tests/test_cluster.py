@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from admin_service import Cluster, cluster, configuration
 from flyteidl.core.literals_pb2 import LiteralMap
+from flytekit.configuration import Config
+from flytekit.remote import FlyteRemote
 from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.errors import ArgumentError, InputError, RunAbortedError, RunFailedError
@@ -59,6 +61,10 @@ def test_the_same_task_runs_there_and_is_followed(workspace: Workspace, served: 
     again = submit_to_cluster(workspace, task, {"a": 1}, config)
     assert again.result(PATIENCE) == 2 and served.registered == ["add"]  # once for both
     assert served.uploads == []
+    # What the README says of a kernel that has ended: the link ends with the name, and flytekit fetches the execution by it.
+    remote = FlyteRemote(Config.auto(config), "flytesnacks", "development")
+    fetched = remote.sync(remote.fetch_execution(name=url.rpartition("/")[2]))
+    assert fetched.is_done and fetched.outputs.get("b", int) == 5
 
 
 def test_cancel_terminates_it(workspace: Workspace, served: Cluster, config: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from certificates import Authority
+from elsewhere_jobs import TASK_TYPE
 from scripted import NoopAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
@@ -42,12 +43,24 @@ if TYPE_CHECKING:
 pytest_plugins = ("fixtures_workspace",)
 
 
+def elsewhere(*targets: str) -> contextlib.AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    """A service in another process, flytekit's own, and its address."""
+    return _process("service_process.py", *targets)
+
+
+def quick(
+    folder: Path, target: str = "127.0.0.1:0"
+) -> contextlib.AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    """One of another kind, there in a moment, as it does without flytekit: its one type is TASK_TYPE, its jobs are done at once."""
+    (folder / "go").touch()
+    return _process("elsewhere_jobs.py", str(folder), target)
+
+
 @contextlib.contextmanager
-def elsewhere(*targets: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A service in another process, and its address."""
-    script = os.path.join(os.path.dirname(__file__), "service_process.py")
+def _process(script: str, *words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    path = os.path.join(os.path.dirname(__file__), script)
     with subprocess.Popen(
-        [sys.executable, script, *targets], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, path, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
@@ -116,57 +129,66 @@ def test_the_order_of_who_gets_a_task(workspace: Workspace, address: str) -> Non
     workspace.remove("noop")
 
 
-def test_the_last_one_connected_wins_and_a_name_can_be_taken_anew(workspace: Workspace, address: str) -> None:
-    with elsewhere() as (other, _):
-        workspace.connections.connect("one", address)
-        workspace.connections.connect("two", other)
-        assert service_of(workspace, "only_there") == "two"
-        workspace.connections.connect("two", address)
-        assert [each.target for each in workspace.runner.router.connections()[1:]] == [address, address]
-    assert service_of(workspace, "only_there") == "two"
+def test_the_last_one_connected_wins_and_a_name_can_be_taken_anew(workspace: Workspace, tmp_path: Path) -> None:
+    with quick(tmp_path) as (address, _):
+        with quick(tmp_path) as (other, _):
+            workspace.connections.connect("one", address)
+            workspace.connections.connect("two", other)
+            assert service_of(workspace, TASK_TYPE) == "two"
+            workspace.connections.connect("two", address)
+            assert [each.target for each in workspace.runner.router.connections()[1:]] == [address, address]
+        assert service_of(workspace, TASK_TYPE) == "two"
 
 
-def test_several_addresses_take_turns(workspace: Workspace, address: str) -> None:
-    with elsewhere() as (other, process):
+def test_several_addresses_take_turns(workspace: Workspace, tmp_path: Path) -> None:
+    with quick(tmp_path) as (address, one), quick(tmp_path) as (other, two):
         made = workspace.connections.connect("both", f"{address},{other.replace('127.0.0.1', 'localhost')}")
         assert made.target == f"ipv4:{address},{other}"
-        assert {service_of(workspace, "only_there") for _ in range(4)} == {"both"}
-        process.kill()
-        process.wait()
-        assert service_of(workspace, "only_there") == "both"  # one of two is left
+
+        def makers() -> set[int]:
+            """Who made a job so far: one more is made."""
+            assert service_of(workspace, TASK_TYPE) == "both"
+            return {int(job.name.split("-")[1]) for job in tmp_path.glob("job-*")}
+
+        until(lambda: makers() == {one.pid, two.pid})  # the second one is dialled a moment later
+        two.kill()
+        two.wait()
+        for job in tmp_path.glob("job-*"):
+            job.unlink()
+        assert makers() == {one.pid}  # one of two is left
 
 
-def test_a_service_that_is_gone_keeps_its_listing_and_shows_since_when(workspace: Workspace) -> None:
-    with elsewhere() as (address, process):
+def test_a_service_that_is_gone_keeps_its_listing_and_shows_since_when(workspace: Workspace, tmp_path: Path) -> None:
+    with quick(tmp_path) as (address, process):
         workspace.connections.connect("dev", address)
         process.kill()
         process.wait()
         with pytest.raises(RunFailedError, match="UNAVAILABLE"):
-            service_of(workspace, "only_there")
+            service_of(workspace, TASK_TYPE)
         get_loop_thread().run(workspace.runner.router.refresh())
         (_, dev) = connections = workspace.runner.router.connections()
-        assert dev.types >= 5 and dev.unreachable and "UNAVAILABLE" in dev.trouble
+        assert dev.types == 1 and dev.unreachable and "UNAVAILABLE" in dev.trouble
         assert "✗ unreachable since" in ServiceList(connections).text()
         assert any(f"'dev' at {address} does not answer" in finding.told for finding in service_findings(workspace))
-        assert workspace.connections.table()["only_there", 0].service.name == "dev"
+        assert workspace.connections.table()[TASK_TYPE, 0].service.name == "dev"
 
 
-def test_a_service_that_comes_back_on_its_port_is_used_again(workspace: Workspace) -> None:
+def test_a_service_that_comes_back_on_its_port_is_used_again(workspace: Workspace, tmp_path: Path) -> None:
     def dev() -> Connection:
         get_loop_thread().run(workspace.runner.router.refresh())
         return workspace.connections.find("dev")
 
-    with elsewhere() as (address, process):
+    with quick(tmp_path) as (address, process):
         workspace.connections.connect("dev", address)
         process.kill()
         process.wait()
     gone = dev()
-    assert gone.unreachable and dev().unreachable == gone.unreachable and gone.types >= 5
-    with elsewhere(address) as (again, _):
+    assert gone.unreachable and dev().unreachable == gone.unreachable and gone.types == 1
+    with quick(tmp_path, address) as (again, _):
         assert again == address
         until(lambda: not dev().trouble)
         assert dev().unreachable is None
-        assert service_of(workspace, "only_there") == "dev"
+        assert service_of(workspace, TASK_TYPE) == "dev"
 
 
 def test_propeller_s_configuration(workspace: Workspace, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,14 @@ ConnectorRegistry.register(S(), override=True)
 NEWER = 'class A2(A):\n    def __init__(self):\n        Base.__init__(self, metadata_type=Meta, task_type_name="a", task_type_version=2)\n'
 
 
+SENSOR = """
+from flytekit.sensor.base_sensor import BaseSensor
+class Tide(BaseSensor):
+    async def poke(self) -> bool:
+        return True
+"""
+
+
 def cell_runs() -> CellRuns:
     return CellRuns(
         HEAD, META, "LIMIT = 4", AGENT.format(created="LIMIT"), "ConnectorRegistry.register(a, override=True)"
@@ -77,7 +86,9 @@ def made(opened: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Export:
     runs = cell_runs()
     runs.run(SYNC)
     runs.run(f"{NEWER}ConnectorRegistry.register(A2(), override=True)")
+    runs.run(SENSOR)
     folder = tmp_path_factory.mktemp("made") / "My Agents"
+    folder.mkdir()  # an empty one will do
     try:
         return exported(opened, folder, runs, image="registry.example.com/team/agents:7", namespace="flyte-prod")
     finally:
@@ -174,7 +185,11 @@ def test_propellers_configuration_is_what_our_own_reader_reads(made: Export, spe
     assert service.timeouts["CreateTask"] == 10.0
     assert dict(config.routes) == {"a": "my-agents"}  # neither a version nor a sync agent
     whole = yaml.safe_load((made.folder / name).read_text())
-    assert whole["tasks"]["task-plugins"]["default-for-task-types"]["a"] == f"{spelling}-service"
+    plugins = whole["tasks"]["task-plugins"]
+    assert plugins["default-for-task-types"]["a"] == f"{spelling}-service"
+    # Lists and routes replace what is there where a chart's values are merged: what flyte-core has by itself is among them.
+    assert {"container", "sidecar", "k8s-array", "echo", f"{spelling}-service"} == set(plugins["enabled-plugins"])
+    assert {"container", "sidecar", "container_array"} <= set(plugins["default-for-task-types"])
 
 
 def test_what_propeller_cannot_be_told_is_named(made: Export) -> None:
@@ -184,10 +199,22 @@ def test_what_propeller_cannot_be_told_is_named(made: Export) -> None:
     assert any("s is sync" in each and "make propeller call CreateTask" in each for each in told)
 
 
+def test_a_sensor_of_the_notebook_is_named(made: Export) -> None:
+    """flytekit's agent would import it from ``__main__``."""
+    ((told, mend),) = [(f.told, f.mend) for f in made.findings if f.what == "sensors"]
+    assert (
+        told.startswith("Tide is a sensor of this notebook and not taken along")
+        and "a module that the service's image has" in mend
+    )
+
+
 def test_the_readme_has_five_commands(made: Export) -> None:
     block = re.search(r"```bash\n(.*?)```", (made.folder / "README.md").read_text(), re.DOTALL)
     assert block is not None
     commands = [line for line in block[1].splitlines() if line and not line.startswith("#")]
+    # From 2 on the chart starts Flyte 2's server.
+    assert "flyteorg/flyteconnector --version '<2' -n flyte-prod" in (made.folder / "README.md").read_text()
+    assert "kubectl -n flyte rollout restart deployment/flytepropeller" in commands  # which is not where the agents are
     assert len(commands) == 5 and '--from-literal=_FSEC_S_KEY="$VALUE_OF_FSEC_S_KEY"' in commands[1]
 
 
@@ -212,10 +239,8 @@ def test_an_import_that_fails_is_found_out(workspace: Workspace, runs: CellRuns,
     assert "does not import: ZeroDivisionError" in bad.told
 
 
-def test_the_folder(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    folder.mkdir()  # an empty one
-    exported(workspace, folder, runs)
+def test_the_folder(workspace: Workspace, made: Export, runs: CellRuns, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.folder, tmp_path / "out")  # that of an earlier export
     (folder / "notes.txt").write_text("mine")  # beside ours, it stays
     exported(workspace, folder, runs)
     assert (folder / "notes.txt").read_text() == "mine"

@@ -47,7 +47,7 @@ class Service:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "serving\n"
+        assert self._process.stdout.readline() == f"{self.target}\n"
 
     def send(self, number: int) -> None:
         assert self._process is not None

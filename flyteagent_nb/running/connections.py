@@ -228,7 +228,10 @@ def trouble_of(code: str, details: str) -> tuple[str, str]:
         if any(word in low for word in words):
             return f"{told} ({code}: {details.splitlines()[0][:300]})", hint
     known = {
-        "UNIMPLEMENTED": ("is a gRPC service without agents", "is it another service's port?"),
+        "UNIMPLEMENTED": (
+            "is a gRPC service without agents",
+            "is it another service's port? One of Flyte 2's connectors speaks another interface",
+        ),
         "UNAUTHENTICATED": (
             "asks for a token",
             "--token-file FILE; where it is another notebook's, its `served.token`",

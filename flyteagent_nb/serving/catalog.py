@@ -299,6 +299,12 @@ def _check(agent: Any) -> None:
 
     bases = (AsyncConnectorBase, SyncConnectorBase)
     subclass = "subclass AsyncAgentBase or SyncAgentBase of flytekit"
+    kind = agent if isinstance(agent, type) else type(agent)
+    if any(each.__module__.partition(".")[0] == "flyte" for each in kind.__mro__):
+        raise AgentDefinitionError(
+            f"{kind.__name__} is a connector of Flyte 2 (flyte.connectors), another interface, which does not run here",
+            hint=f"{subclass} for FlytePropeller; Flyte 2's own documentation tells how its connectors are run",
+        )
     if isinstance(agent, type):
         hint = f"register({agent.__name__}())" if issubclass(agent, bases) else subclass
         raise AgentDefinitionError(f"{agent.__name__} is a class, and an agent is an object", hint=hint)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ def export(
         *module.findings,
         *_of_pins(pins),
         *_of_routes(workspace, entries),
+        *_of_sensors(variables or {}),
         *_tried(folder, module_name, entries, module),
     ]
     files = tuple(sorted(texts))
@@ -174,7 +176,8 @@ def _entries(workspace: Workspace, types: Sequence[str]) -> list[AgentEntry]:
 
 def _service_name(text: str) -> str:
     """A name that is one to Kubernetes and, with underscores, to Python."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()  # ä as a
+    name = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
     return f"agents-{name}"[:50].strip("-") if not name or name[0].isdigit() else name[:50].strip("-")
 
 
@@ -229,6 +232,21 @@ def _of_routes(workspace: Workspace, entries: Sequence[AgentEntry]) -> list[Find
             told = f"the route of {task_type}@{version} to '{service}' cannot be written down: connectorForTaskTypes knows no versions"
             found.append(Finding("warn", "routes", told, "let the listings of the services decide"))
     return found
+
+
+def _of_sensors(variables: Mapping[str, Any]) -> list[Finding]:
+    """The notebook's own sensors. Their agent is flytekit's, which imports a sensor's class by the module that the task names."""
+    from flytekit.sensor.base_sensor import BaseSensor
+
+    kinds = {each for each in variables.values() if isinstance(each, type) and issubclass(each, BaseSensor)}
+    return [
+        Finding(
+            "warn", "sensors",
+            f"{name} is a sensor of this notebook and not taken along: flytekit's agent imports it from its module, which is __main__ here",
+            "put the class into a module that the service's image has, and import it from there",
+        )
+        for name in sorted(kind.__name__ for kind in kinds if kind.__module__ == "__main__")
+    ]  # fmt: skip
 
 
 def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: AgentModule) -> list[Finding]:

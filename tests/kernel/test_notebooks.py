@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
 from importlib.metadata import distribution
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from kernel.harness import LOAD, ROOT, SCRIPTED
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 pytestmark = pytest.mark.kernel
+pytest_plugins = ("fixtures_node",)
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NEEDS = {
@@ -167,13 +169,15 @@ def runs() -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(runs: dict[str, Any], tmp_path: Path) -> Any:
+def run(runs: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a notebook of the repository, once."""
 
     def run(name: str) -> Any:
         if name not in runs:
             for module in NEEDS.get(name, ()):
                 pytest.importorskip(module)
+            if name == "07_services":
+                monkeypatch.setenv("NODE_FOLDER", str(request.getfixturevalue("node_folder")))
             made = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
             where = {"metadata": {"path": str(tmp_path)}}
             runs[name] = Restarting(made, timeout=60, kernel_name="python3", resources=where).execute()
@@ -320,6 +324,26 @@ def test_services(run: Any) -> None:
         "differs: output minutes"
     )
     assert text_of(made, "types = %agent types\nprint").startswith("production: explicit\n")
+    assert re.search(r"javascript +\S+ +2 +✓ serves", text_of(made, "import os\nimport shutil"))
+    said = text_of(made, "if javascript:")
+    assert said.startswith("3 JETBLUE LEAVES LATE\n") and "job  (js_job)" in said and "words: 5" in said
+    assert said.endswith("\njob-1 created\ncounted")
+
+
+def test_services_without_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where Node or its packages are missing, the notebook says so in a line and goes on."""
+    cells = {cell.id: cell.source for cell in nbformat.read(ROOT / "notebooks" / "07_services.ipynb", 4).cells}
+    start, use, end = (TransformerManager().transform_cell(cells[name]) for name in ("c15", "c16", "c13"))
+    monkeypatch.setenv("NODE_FOLDER", str(tmp_path))
+    for path in (os.environ["PATH"], str(tmp_path)):
+        monkeypatch.setenv("PATH", path)
+        names: dict[str, Any] = {"Path": Path, "subprocess": subprocess}
+        exec(start + use + end[end.index("if javascript") :], names)
+        assert names["javascript"] is None
+        assert re.fullmatch(r"Left out here: install Node, .* tests/node, .*\n", capsys.readouterr().out)
+        (tmp_path / "node_modules").mkdir(exist_ok=True)  # then the packages are there, and Node is not
 
 
 def test_language_models(run: Any) -> None:

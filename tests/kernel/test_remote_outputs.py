@@ -1,12 +1,14 @@
-"""A service that cannot write into a folder of this machine: its outputs go through a bucket, of a stand-in for S3 on loopback."""
+"""A service that cannot write into a folder here: its outputs go through a bucket, of a stand-in for S3 or Google Cloud Storage."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import urllib.request
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -14,12 +16,10 @@ import pytest
 from kernel.harness import LOAD, ROOT, SCRIPTED, TESTS, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 pytestmark = pytest.mark.kernel
-
-KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @contextlib.contextmanager
@@ -40,36 +40,53 @@ def process(words: list[str], env: Mapping[str, str]) -> Iterator[str]:
             started.kill()
 
 
-def test_outputs_come_through_a_bucket(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def s3() -> Iterator[tuple[Mapping[str, str], Callable[[], list[str]]]]:
+    """A bucket ``runs`` of S3's stand-in: the variables with which flytekit finds it, and what asks for the names in it."""
+    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
     with process([str(TESTS / "s3_process.py")], {}) as endpoint:
         store = boto3.client(
-            "s3", endpoint_url=endpoint, aws_access_key_id="nobody", aws_secret_access_key="nothing", region_name="us-east-1"
-        )  # fmt: skip
+            "s3", "us-east-1", endpoint_url=endpoint, **{name.lower(): key for name, key in keys.items()}
+        )
         store.create_bucket(Bucket="runs")
-        env = {
-            **KEYS,
-            "FLYTE_AWS_ENDPOINT": endpoint,
-            "FLYTE_AWS_ACCESS_KEY_ID": "nobody",
-            "FLYTE_AWS_SECRET_ACCESS_KEY": "nothing",
-        }
-        path = {"PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT)))}
-        serve = ["-m", "flyteagent_nb", "serve", "writing_agent", "--open"]
-        with process(serve, {**env, **path}) as line, Kernel(tmp_path, env) as kernel:
-            address = line.partition(" ")[0]
-            kernel.ok(LOAD)
-            kernel.ok(SCRIPTED)
-            kernel.ok(f"%agent connect there {address} --outputs s3://runs/of-a-notebook/")
-            kernel.ok("write = scripted_task('writes', outputs={'prefix': str})")
-            prefix = kernel.value("%agent run write -r run\nrun.result()").strip("'")
-            assert prefix == kernel.value("f's3://runs/of-a-notebook/{run.id}-1'").strip("'")
-            keys = [found["Key"] for found in store.list_objects_v2(Bucket="runs")["Contents"]]
-            assert f"{prefix.removeprefix('s3://runs/')}/outputs.pb" in keys
-
-            # A bucket that is not there: an error with the store's own words, and no hang.
-            kernel.ok(f"%agent connect there {address} --outputs s3://nowhere")
-            cell = kernel.fails("%agent run write")
-            assert cell.ename == "RunFailedError" and "bucket" in cell.error.lower(), cell
+        env = {**keys, "AWS_DEFAULT_REGION": "us-east-1", "FLYTE_AWS_ENDPOINT": endpoint}
+        flyte = {f"FLYTE_{name}": key for name, key in keys.items()}
+        yield {**env, **flyte}, lambda: [found["Key"] for found in store.list_objects_v2(Bucket="runs")["Contents"]]
         store.close()
+
+
+@contextlib.contextmanager
+def gs() -> Iterator[tuple[Mapping[str, str], Callable[[], list[str]]]]:
+    """The same of Google Cloud Storage's."""
+    with process([str(TESTS / "gcs_process.py")], {}) as endpoint:
+
+        def names() -> list[str]:
+            with urllib.request.urlopen(f"{endpoint}/storage/v1/b/runs/o") as answer:
+                return [found["name"] for found in json.load(answer)["items"]]
+
+        # gcsfs asks Google itself what kind of bucket it is, unless it is told not to.
+        yield {"STORAGE_EMULATOR_HOST": endpoint, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}, names
+
+
+@pytest.mark.parametrize("store", [s3, gs], ids=lambda store: store.__name__)
+def test_outputs_come_through_a_bucket(store: Callable[[], Any], tmp_path: Path) -> None:
+    path = {"PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT)))}
+    serve = ["-m", "flyteagent_nb", "serve", "writing_agent", "--open"]
+    bucket = f"{store.__name__}://runs"
+    with store() as (env, names), process(serve, {**env, **path}) as line, Kernel(tmp_path, env) as kernel:
+        address = line.partition(" ")[0]
+        kernel.ok(LOAD)
+        kernel.ok(SCRIPTED)
+        kernel.ok(f"%agent connect there {address} --outputs {bucket}/of-a-notebook/")
+        kernel.ok("write = scripted_task('writes', outputs={'prefix': str})")
+        prefix = kernel.value("%agent run write -r run\nrun.result()").strip("'")
+        assert prefix == kernel.value(f"f'{bucket}/of-a-notebook/{{run.id}}-1'").strip("'")
+        assert f"{prefix.removeprefix(bucket + '/')}/outputs.pb" in names()
+
+        # A bucket that is not there: an error with the store's own words, and no hang.
+        kernel.ok(f"%agent connect there {address} --outputs {store.__name__}://nowhere")
+        cell = kernel.fails("%agent run write")
+        assert cell.ename == "RunFailedError" and ("nowhere" in cell.error or "bucket" in cell.error.lower()), cell
 
 
 def test_connect_warns_where_nothing_of_the_kind_is_said(kernel: Kernel) -> None:

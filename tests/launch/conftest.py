@@ -27,6 +27,7 @@ _NOT_COPIED = (
     ".git",
     ".venv",
     "__pycache__",
+    "node_modules",
     "*.egg-info",
     ".ipynb_checkpoints",
     "build",
@@ -126,9 +127,19 @@ def image(folder: Path, dockerfile: Dockerfile, repository: Path, binder_python:
     began = time.monotonic()
     for step in dockerfile.steps:
         # pip's settings are where the person has them, and so is what it needs to reach the network.
-        network = {**shell(), **env, "HOME": shell()["HOME"]} if "pip install" in step else env
+        network = {**shell(), **env, "HOME": shell()["HOME"]} if "pip install" in step else {**_npm(), **env}
         run(["bash", "-c", step], cwd=repository, env=network)
     return Image(python, env, time.monotonic() - began)
+
+
+_NETWORK = ("npm_config_", "proxy", "_ca_certs")
+
+
+def _npm() -> dict[str, str]:
+    """What npm needs of a person's environment to reach the network, from another home."""
+    person = shell()
+    named = {name: value for name, value in person.items() if any(word in name.lower() for word in _NETWORK)}
+    return {"NPM_CONFIG_USERCONFIG": str(Path(person["HOME"]) / ".npmrc"), **named}
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,14 @@ def test_repo2docker_takes_each_file_of_the_folder(dockerfile: Dockerfile) -> No
     assert not [step for step in dockerfile.before if "binder/" in step]
 
 
+def test_the_image_of_repo2docker_has_node(dockerfile: Dockerfile, folder: Path) -> None:
+    version = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    (lock,) = folder.glob(f"repo2docker/lib/**/conda/environment.py-{version}-linux-64.lock")
+    (major,) = re.findall(r"/nodejs-(\d+)\.", lock.read_text())
+    wanted = json.loads((ROOT / "tests" / "node" / "package.json").read_text())["engines"]["node"]
+    assert int(major) >= int(wanted.removeprefix(">="))
+
+
 @pytest.mark.parametrize("script", ["postBuild", "start"])
 def test_the_scripts_are_well_formed(script: str) -> None:
     path = ROOT / "binder" / script
@@ -70,17 +78,25 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_what_is_installed_goes_together_and_is_under_a_gigabyte(image: Image, figure: Callable[[str], None]) -> None:
+def test_what_is_installed_goes_together_and_is_under_a_gigabyte(
+    image: Image, repository: Path, figure: Callable[[str], None]
+) -> None:
     home = Path(image.env["HOME"])
     assert "No broken requirements" in run([image.python, "-m", "pip", "check"], cwd=home)
     there = json.loads(run([image.python, "-m", "pip", "list", "--format", "json"], cwd=home))
     _all_pinned({each["name"]: each["version"] for each in there if each["name"] not in ("pip", "setuptools", "wheel")})
-    prefix = Path(image.env["NB_PYTHON_PREFIX"])
+    made = (Path(image.env["NB_PYTHON_PREFIX"]), repository / "tests" / "node" / "node_modules")
     figure(
-        f"Binder's environment: {size(prefix) / 1e6:.0f} MB of files, {blocks(prefix) / 1e6:.0f} MB on this disk;"
-        f" {image.seconds:.0f} s for the steps of its Dockerfile"
+        f"Binder's environment: {sum(map(size, made)) / 1e6:.0f} MB of files, {sum(map(blocks, made)) / 1e6:.0f} MB on this"
+        f" disk, {size(made[1]) / 1e6:.0f} of it for Node; {image.seconds:.0f} s for the steps of its Dockerfile"
     )
-    assert size(prefix) < GIGABYTE
+    assert sum(map(size, made)) < GIGABYTE
+
+
+def test_the_service_in_javascript_has_its_packages(image: Image, repository: Path) -> None:
+    load = "process.stdout.write(Object.keys(require('./flyteidl.js').services).sort().join())"
+    told = run(["node", "-e", load], cwd=repository / "tests" / "node", env=image.env)
+    assert told.split(",")[:2] == ["AgentMetadataService", "AsyncAgentService"]
 
 
 @pytest.fixture(scope="module")
