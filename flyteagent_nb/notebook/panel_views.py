@@ -58,7 +58,7 @@ def panel_text(state: PanelState) -> str:
     for plugin in state.broken:
         lines += _wrapped(f"✗ {plugin.name} is broken ({plugin.package}): {plugin.reason}")
     if state.figures:
-        cells = [[clip(cell, 15) for cell in row] for row in words.figure_rows(state)]
+        cells = [[clip(cell, 14) for cell in row] for row in words.figure_rows(state)]
         lines += ["", words.calls(state), textwrap.indent(render.table_text(words.FIGURE_COLUMNS, cells, ""), "  ")]
     return "\n".join(lines)
 
