@@ -168,7 +168,8 @@ class _Reader:
         import yaml
 
         for key, value in _items(node):
-            yield key.value, self._offset + key.start_mark.line + 1
+            if not key.value.endswith((".yaml", ".yml")):  # a ConfigMap's files
+                yield key.value, self._offset + key.start_mark.line + 1
             is_text = isinstance(value, yaml.ScalarNode) and "\n" in value.value
             inner = self._inner(value) if is_text else value
             if inner is not None:
