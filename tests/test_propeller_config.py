@@ -108,7 +108,7 @@ def test_little_is_enough() -> None:
         (": custom_agent", ": custom_agnt", "f.yaml, line 16: agentForTaskTypes.custom_task: no service is called", "custom_agent?"),
         ("  agents:\n", "  agents: [1]\n  x:\n", "f.yaml, line 11: agents is not a mapping", "key: value"),
         ("[sensor", "[[sensor", "f.yaml, line 3: it is not YAML", ""),
-        ("agent-service", "agents-service", "f.yaml: it has no section", "agents-service looks like agent-service"),
+        ("agent-service", "agents-service", "f.yaml, line 1: it has no section", "agents-service looks like agent-service"),
     ],
 )  # fmt: skip
 def test_a_typo_is_told_with_its_line_and_the_nearest_word(old: str, new: str, message: str, hint: str) -> None:
@@ -124,6 +124,17 @@ def test_a_line_inside_a_configmap_is_the_file_s_own() -> None:
     line = next(n for n, each in enumerate(text.splitlines(), 1) if "endpont" in each)
     with pytest.raises(ConfigurationError, match=f"line {line}: defaultAgent.endpont"):
         read_propeller_config(text)
+
+
+@pytest.mark.parametrize(
+    "place", ["the section", "a whole configuration", "a ConfigMap", "the values of flyte-core", "several documents"]
+)
+def test_a_section_that_is_misspelt_is_told_wherever_it_is(place: str) -> None:
+    text = PLACES[place].replace("agent-service:", "agent-servce:", 1)
+    line = next(n for n, each in enumerate(text.splitlines(), 1) if "agent-servce" in each)
+    with pytest.raises(ConfigurationError, match=f"line {line}: it has no section") as e:
+        read_propeller_config(text)
+    assert e.value.hint == "agent-servce looks like agent-service"
 
 
 @pytest.mark.parametrize("text", ["", "a", "[]", "agent: 1", "- agents", "plugins:\n  k8s: {}"])

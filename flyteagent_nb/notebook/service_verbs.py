@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.notebook import render
+from flyteagent_nb.notebook.panel_words import clock
 from flyteagent_nb.notebook.views import Pairs, View
 from flyteagent_nb.running.channels import TLS, is_here
 from flyteagent_nb.running.propeller_config import OPERATIONS, go_duration, read_propeller_config
@@ -56,6 +57,7 @@ class ServiceVerbs:
                 )
             ]
         elif not arguments.service_name:
+            self._workspace.connections.table()  # each is asked: what is shown is so now
             return ServiceList(self._workspace.runner.router.connections())
         else:
             raise ArgumentError(
@@ -109,7 +111,7 @@ class ServiceList(list["Connection"], View):
         for each in self:
             state = "✓ serves" + (", takes what nobody else does" if each.is_default else "")
             if each.trouble:
-                since = f" since {render.ago(each.unreachable, now)}" if each.unreachable else ""
+                since = f" since {clock(each.unreachable, now, '%H:%M:%S')}" if each.unreachable else ""
                 state = f"✗ unreachable{since}: {each.trouble}"
             rows.append((each.name, each.target, str(each.types), state))
         return rows

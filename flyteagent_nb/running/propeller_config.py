@@ -125,11 +125,13 @@ def read_propeller_config(text: str, source: str = "") -> PropellerConfig:
     bare = next((reader.bare(document) for document in documents if reader.bare(document)), None)
     if bare is not None:
         return reader.read(*bare)
-    keys = [key.value for document in documents for key, _ in _items(document)]
-    near = next((f"{key} looks like {near}" for key in keys if (near := closest(key, SECTIONS))), "")
+    keys = ((key, line) for document in documents for key, line in reader.keys(document))
+    near, line = next(
+        ((f"{key} looks like {near}", line) for key, line in keys if (near := closest(key, SECTIONS))), ("", None)
+    )
     raise reader.error(
         "it has no section agent-service or connector-service",
-        None,
+        line,
         hint=near or "take propeller's own configuration, the ConfigMap that holds it, or the values of its Helm chart",
     )
 
@@ -160,6 +162,24 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             for each in node.value:
                 yield from self.sections(each)
+
+    def keys(self, node: yaml.Node) -> Iterator[tuple[str, int]]:
+        """Every key in a tree and its line in the file, also in a text inside it."""
+        import yaml
+
+        for key, value in _items(node):
+            if not key.value.endswith((".yaml", ".yml")):  # a ConfigMap's files
+                yield key.value, self._offset + key.start_mark.line + 1
+            is_text = isinstance(value, yaml.ScalarNode) and "\n" in value.value
+            inner = self._inner(value) if is_text else value
+            if inner is not None:
+                before = self._offset
+                self._offset += value.start_mark.line + 1 if is_text else 0
+                yield from self.keys(inner)
+                self._offset = before
+        if isinstance(node, yaml.SequenceNode):
+            for each in node.value:
+                yield from self.keys(each)
 
     def _inner(self, node: yaml.ScalarNode) -> yaml.Node | None:
         import yaml

@@ -253,7 +253,7 @@ def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: Agent
     """Import the module as a service would, with nothing of this kernel."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRY, module],
+            [sys.executable, "-B", "-c", _TRY, module],  # no __pycache__ in the folder
             cwd=folder, capture_output=True, text=True, timeout=IMPORT_WAIT, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

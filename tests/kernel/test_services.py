@@ -20,7 +20,7 @@ pytest_plugins = ("fixtures_node",)
 
 
 def test_one_in_javascript(kernel: Kernel, node_folder: Path) -> None:
-    with node_service(node_folder) as (address, _):
+    with node_service(node_folder) as (address, process):
         assert "✓ serves" in kernel.value(f"%agent connect js {address}")
         types = kernel.value("%agent types")
         assert "Words in JavaScript" in types and "it lists it" in types
@@ -34,6 +34,9 @@ def test_one_in_javascript(kernel: Kernel, node_folder: Path) -> None:
         assert kernel.ok("%agent logs last -f").stdout.splitlines()[:2] == ["job-2 created", "counted"]
         answer = kernel.ok('%%agent_task js_words --returns words:int,loud:str -i text="a b" -o words,loud\nseconds: 0')
         assert kernel.value("words, loud, run.service") == "(2, 'A B', 'js')", answer
+        process.kill()
+        process.wait()
+        assert "✗ unreachable since" in kernel.value("%agent connect")  # it asks now, and not ten seconds ago
         kernel.ok("%agent disconnect js")
 
 
