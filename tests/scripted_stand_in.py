@@ -7,6 +7,7 @@ import subprocess
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.sandbox.stand_in import Place, StandIn
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class ScriptedStandIn(StandIn):
         return detach
 
     def check_table(self, table: str) -> None:
-        pass
+        if table == "refused":
+            raise ArgumentError("no such name")
 
     def load(self, table: str, data: Any, place: Place) -> str:
         (place.folder / table).write_text(str(data))

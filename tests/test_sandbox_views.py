@@ -76,6 +76,11 @@ def test_what_was_stopped() -> None:
     assert stopped_view([]).rows == [("stopped", "nothing: no sandbox was running")]
 
 
+def test_last_words_that_fill_a_screen_are_cut() -> None:
+    words = dict(sandbox_rows(replace(ENDED, last_words="one\n" + "x" * 2000), NOW))["last words"]
+    assert words.startswith("one\nxxx") and words.endswith("x…") and len(words) == 304
+
+
 def test_the_words_of_a_server_are_no_code() -> None:
     evil = replace(ENDED, last_words=EVIL, tables=(EVIL,))
     assert EVIL in SandboxView(evil).text() and "<script" not in SandboxView(evil).html()

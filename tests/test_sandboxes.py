@@ -14,7 +14,7 @@ import scripted_stand_in
 from scripted_stand_in import ScriptedStandIn, ask, running
 from scripted_tasks import until
 
-from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskStopped
+from flyteagent_nb.errors import ArgumentError, ServiceError, ServiceNotFoundError, TaskStopped
 from flyteagent_nb.notebook.grammar import SANDBOXES
 from flyteagent_nb.sandbox import sandboxes as module
 from flyteagent_nb.sandbox.sandboxes import STAND_INS, Sandboxes
@@ -293,3 +293,18 @@ def test_what_the_user_changes_or_removes_meanwhile_stays() -> None:
     variables.set("b", {"X": "b"})
     variables.put_back("b")
     assert environment == {"X": "a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "told"),
+    [
+        ("snowflake", "shop.orders", "is no table of Snowflake's"),
+        ("bigquery", "orders", "is no table of BigQuery's"),
+        ("openai", "shop.orders", "has no tables"),
+    ],
+)
+def test_a_table_s_name_is_looked_at_where_nothing_runs(name: str, table: str, told: str) -> None:
+    with pytest.raises(ArgumentError, match=told):
+        Sandboxes().check_table(name, table)
+    for good, fits in (("snowflake", "shop.public.orders"), ("bigquery", "shop.orders")):
+        Sandboxes().check_table(good, fits)

@@ -661,7 +661,7 @@ def test_a_setting_that_a_plug_in_misses_is_told_with_its_line(workspace: Worksp
 
     with pytest.raises(TemplateError) as raised:
         workspace.call_of(Missing("missing", "job", None, Interface()), {})
-    assert "-i" not in raised.value.hint and "-c KEY=VALUE" in raised.value.hint
+    assert "(-i)" not in raised.value.hint and "-c KEY=VALUE" in raised.value.hint
     assert "`return dict(self.task_config.items())`" in raised.value.hint
 
 

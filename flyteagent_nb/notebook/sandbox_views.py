@@ -70,7 +70,8 @@ def sandbox_rows(s: SandboxStatus, now: float) -> list[tuple[str, str]]:
         ("it differs", s.misses),
         ("tables", "\n".join(s.tables)),
         ("variables", f"{', '.join(s.variables)}: set for this kernel and what it starts" if on else ""),
-        ("last words", s.last_words),
+        # A line of a server's log may be a screen long.
+        ("last words", "\n".join(render.clip(line, 300) for line in s.last_words.splitlines())),
         (f"{'stop' if on else 'start'} it", f"%agent sandbox {s.name} {'stop' if on else 'start'}"),
     ]
     return [(label, text) for label, text in rows if text]
