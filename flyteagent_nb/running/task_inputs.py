@@ -14,6 +14,7 @@ from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb.errors import InputError, closest
+from flyteagent_nb.running.primitives import primitive_literal
 from flyteagent_nb.running.wording import article, first_line, shown, type_name
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ def plain_literal(
     Raises:
         InputError: the value is none of it.
     """
+    made = primitive_literal(value, python_type)
+    if made is not None:
+        return made
     transformer = TypeEngine.get_transformer(python_type)
     expected = TypeEngine.to_literal_type(python_type)
     try:
