@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import logging
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from test_arguments import random_lines
 
-from flyteagent_nb.notebook.completion import Completion, complete
-from flyteagent_nb.notebook.grammar import LANGUAGES, PHASES, VERBS
+from flyteagent_nb.notebook.completion import Completion, complete, files
+from flyteagent_nb.notebook.grammar import LANGUAGES, OPERATIONS, PHASES, VERBS
+from flyteagent_nb.running import propeller_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Session:
@@ -26,8 +31,14 @@ class Session:
     def secrets(self) -> list[str]:
         return ["API_KEY"]
 
+    def own_types(self) -> list[str]:
+        return ["dummy"]
+
+    def routes(self) -> list[str]:
+        return ["duckdb@1", "dummy"]
+
     def services(self) -> list[str]:
-        return ["kernel", "prod"]
+        return ["kernel", "prod", "dev"]
 
     def addresses(self) -> list[str]:
         return ["127.0.0.1:8000"]
@@ -43,12 +54,14 @@ def at(magic: str, marked: str) -> tuple[str, list[str]]:
     """The text that would be replaced and the matches; ``|`` marks the cursor."""
     cursor = marked.index("|")
     line = marked.replace("|", "", 1)
-    start, matches = complete(magic, line, cursor, Session())
-    return line[start:cursor], matches
+    start, matches, files = complete(magic, line, cursor, Session())
+    return line[start:cursor], [*matches, *(FILES if files else [])]
 
 
 TYPES = Session().task_types()
 VARIABLES = Session().variables()
+FILES = ["(files)"]
+"""Stands for the names of files, which are IPython's to offer."""
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,9 @@ VARIABLES = Session().variables()
         ("--code p|", "p", ["pickle"]),
         ("--bogus=|", "--bogus=", []),
         ("--quiet=|", "--quiet=", []),
-        ("--service |", "", ["kernel", "prod"]),
+        ("--service |", "", ["kernel", "prod", "dev"]),
+        ("--on |", "", FILES),
+        ("--on=x|", "x", FILES),
         ("duckdb -c |", "", ["Path=", "Port=", "Limits="]),
         ("duckdb -c Limits.|", "Limits.", ["Limits.cpu=", "Limits.mem="]),
         ("duckdb -c Limits.cpu=2 -c Limits.|", "Limits.", ["Limits.mem="]),
@@ -147,7 +162,49 @@ def test_on_the_line_of_agent_task(marked: str, fragment: str, matches: list[str
         ("secret |", "", ["API_KEY"]),
         ("secret API_KEY |", "", ["--forget", "--help"]),
         ("stop |", "", ["127.0.0.1:8000"]),
-        ("remove d|", "d", ["duckdb", "dummy"]),
+        ("remove d|", "d", ["dummy"]),
+        ("form my|", "my", ["my_task", "my_other"]),
+        ("attach |", "", ["last", "3f2a", "3f9b", "a41c"]),
+        ("attach 3f2a --ta|", "--ta", ["--task"]),
+        ("attach 3f2a --task my_o|", "my_o", ["my_other"]),
+        ("attach --all |", "", ["last", "3f2a", "3f9b", "a41c"]),
+        ("settle a|", "a", ["a41c"]),
+        ("settle a41c |", "", ["--job", "--gone", "--help"]),
+        ("settle a41c --job |", "", []),
+        (
+            "connect |",
+            "",
+            ["--from", "--tls", "--ca", "--cert", "--key", "--token-file", "--deadline", "--outputs", "--help"],
+        ),
+        ("connect dev|", "dev", []),
+        ("connect --from |", "", FILES),
+        ("connect --from pro|", "pro", FILES),
+        ("connect dev h:1 --ca=x|", "x", FILES),
+        (
+            "connect dev h:1 --deadline |",
+            "",
+            ["CreateTask=", "GetTask=", "DeleteTask=", "ExecuteTaskSync=", "GetTaskLogs=", "ListAgents="],
+        ),
+        ("connect dev h:1 --deadline GetTask=5s --deadline Get|", "Get", ["GetTaskLogs="]),
+        ("connect dev h:1 --token-file |", "", FILES),
+        ("disconnect |", "", ["prod", "dev"]),
+        ("route |", "", TYPES),
+        ("route du|", "du", ["duckdb", "dummy"]),
+        ("route dummy |", "", ["kernel", "prod", "dev"]),
+        ("unroute |", "", ["duckdb@1", "dummy"]),
+        ("check du|", "du", ["duckdb", "dummy"]),
+        ("check dummy --failing my_o|", "my_o", ["my_other"]),
+        ("check dummy --task my_task |", "", ["year=", "zone="]),
+        ("export |", "", FILES),
+        ("export agents --types d|", "d", ["duckdb", "dummy"]),
+        ("sandbox |", "", ["bigquery", "snowflake", "openai", "stop", "status"]),
+        ("sandbox openai |", "", ["start", "stop", "status"]),
+        ("doctor |", "", TYPES),
+        ("secret API_KEY --|", "--", ["--forget", "--help"]),
+        ("serve --cert |", "", FILES),
+        ("serve --host |", "", []),
+        ("run my_task --compare |", "", ["kernel", "prod", "dev"]),
+        ("run my_task --compare prod |", "", ["kernel", "prod", "dev"]),
         ("bogus |", "", []),
     ],
 )
@@ -159,6 +216,10 @@ def test_on_the_line_of_agent(marked: str, fragment: str, matches: list[str]) ->
 def test_after_the_task_type_come_the_options() -> None:
     _, matches = at("agent_task", "duckdb -o x |")
     assert "--input" in matches and "--output" not in matches and "-i" not in matches
+
+
+def test_the_operations_are_those_of_propellers_configuration() -> None:
+    assert set(OPERATIONS) <= set(propeller_config.OPERATIONS)
 
 
 def test_no_runs_no_last() -> None:
@@ -195,9 +256,21 @@ def test_random_text_never_raises_and_the_start_is_in_the_line() -> None:
         cursor = rng.randint(0, len(line))
         for magic, text in (("agent_task", line), ("agent", line), ("agent", f"run t {line}")):
             place = cursor + len(text) - len(line)
-            start, matches = complete(magic, text, place, Session())
+            start, matches, _ = complete(magic, text, place, Session())
             assert 0 <= start <= place
             fragment = text[start:place].lower()
             assert all(match.lower().startswith(fragment) for match in matches), (text, place)
             offered += bool(matches)
     assert offered > 1000
+
+
+def test_files_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.pem", "on two.pem", "[a].pem", ".hidden"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "once").mkdir()
+    (tmp_path / "once" / "deep.pem").write_text("")
+    assert files("on") == ["'on two.pem", "once/", "one.pem"]
+    assert files("'on") == ["'on two.pem", "'once/", "'one.pem"]
+    assert files("once/") == ["once/deep.pem"] and files("[a") == ["[a].pem"] and files("zzz") == []
+    assert files("") == ["[a].pem", "'on two.pem", "once/", "one.pem"]

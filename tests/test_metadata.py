@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from flyteidl.core.identifier_pb2 import TASK
 
+from flyteagent_nb.running.metadata import attempt_metadata
 from flyteagent_nb.running.propeller import execution_metadata
 
 
@@ -83,3 +84,10 @@ def test_rule12_flytekit_reads_it() -> None:
     assert told.task_execution_id.task_id.name == "t"
     assert told.environment_variables == {"A": "1"}
     assert told.identity.k8s_service_account == "default"
+
+
+def test_the_metadata_of_an_attempt_is_the_same_and_its_own() -> None:
+    common = {"task_name": "t", "project": "p", "domain": "d", "version": "v", "attempts": 3}
+    first, second = attempt_metadata("r1", 1, **common), attempt_metadata("r2", 3, **common)
+    assert first == execution_metadata(run_id="r1", attempt=1, **common)  # type: ignore[arg-type]
+    assert second == execution_metadata(run_id="r2", attempt=3, **common)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def mapping(body: str, language: str) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise CellError(
-            f"the cell is a {type(value).__name__}, and the configuration of a task is a mapping",
+            f"the cell is {'empty' if value is None else f'a {type(value).__name__}'}, and the configuration of a task is a mapping",
             hint="write `key: value` lines; for SQL add --lang sql, for Python leave the task type out",
         )
     try:  # what the wire takes: YAML knows dates and sets, a protobuf Struct does not

@@ -11,6 +11,7 @@ class Kind(Enum):
 
     FLAG = auto()  # no text
     TEXT = auto()
+    FILE = auto()  # a file or a folder
     COUNT = auto()  # 0 and up
     POSITIVE = auto()  # 1 and up
     PORT = auto()
@@ -28,9 +29,12 @@ class Kind(Enum):
     TASK = auto()  # a variable that holds a task
     TASK_TYPE = auto()
     TASK_TYPE_VERSION = auto()  # TYPE, or TYPE@1
+    OWN_TYPE = auto()  # the same, of an agent of this kernel
+    ROUTE = auto()  # the same, of a route
     RUN_ID = auto()
     SECRET = auto()
     SERVICE = auto()
+    CONNECTED = auto()  # a service that is not this kernel's own
     ADDRESS = auto()
     VERB = auto()
 
@@ -47,7 +51,7 @@ class Argument:
         help: what it does.
         repeats: whether it may be given more than once.
         required: whether it must be given.
-        choices: the texts that it takes, for a choice.
+        choices: the texts that it takes, for a choice; the keys that it has, for a configuration.
         words: how many texts follow it.
     """
 

@@ -6,7 +6,9 @@ knows comes from the outside, and where asking for it fails, it offers nothing.
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -40,8 +42,14 @@ class Known(Protocol):
     def secrets(self) -> list[str]:
         """The secrets that were given, and those that agents miss."""
 
+    def own_types(self) -> list[str]:
+        """The task types of this kernel's own agents."""
+
+    def routes(self) -> list[str]:
+        """The routes: ``TYPE``, or ``TYPE@1``."""
+
     def services(self) -> list[str]:
-        """The agent services."""
+        """The agent services, this kernel's own first."""
 
     def addresses(self) -> list[str]:
         """The addresses that ``serve`` opened."""
@@ -59,10 +67,12 @@ class Completion(NamedTuple):
     Attributes:
         start: where in the line the text begins that a match replaces; it ends at the cursor.
         matches: the texts; one that ends with ``=`` wants a value right after it.
+        files: whether the name of a file can stand there.
     """
 
     start: int
     matches: list[str]
+    files: bool = False
 
 
 @dataclass
@@ -100,6 +110,15 @@ def complete(magic: str, line: str, cursor: int, known: Known) -> Completion:
     return _complete(command, before, current, start, after, known) if command else Completion(start, [])
 
 
+def files(typed: str) -> list[str]:
+    """The files and folders whose paths begin with what is typed, folders with their slash; hidden ones where that is asked for."""
+    text = typed.lstrip("'\"")
+    quote = typed[: len(typed) - len(text)]
+    found = glob.glob(glob.escape(os.path.expanduser(text)) + "*")
+    paths = sorted(path + "/" * os.path.isdir(path) for path in found)
+    return [quote + path if quote or not any(c.isspace() for c in path) else f"'{path}" for path in paths]
+
+
 def _complete(
     command: Command, before: list[str], current: str, start: int, after: list[str], known: Known
 ) -> Completion:
@@ -118,7 +137,7 @@ def _complete(
     place = len(read.positionals)
     slot = slots[place] if place < len(slots) else slots[-1] if slots and slots[-1].repeats else None
     found = _matches(slot, current, start, rest, known) if slot else Completion(start, [])
-    if found.matches or current:
+    if found.matches or found.files or current:
         return found
     return Completion(
         start, [a.names[-1] for a in command.arguments if a.names and (a.repeats or a.field not in rest.given)]
@@ -168,10 +187,12 @@ def _attached(command: Command, word: str) -> tuple[Argument | None, str]:
 def _matches(argument: Argument, text: str, start: int, read: _Read, known: Known) -> Completion:
     """What can stand in an argument's place."""
     kind = argument.kind
+    if kind is Kind.FILE:
+        return Completion(start, [], files=True)
     if kind in (Kind.INPUT, Kind.ASSIGNMENT, Kind.CONFIG, Kind.TABLE):
         name, equals, value = text.partition("=")
         if not equals:
-            return Completion(start, _beginning_with(text, _names(kind, name, read, known)))
+            return Completion(start, _beginning_with(text, _names(argument, name, read, known)))
         values = _ask(known.variables)
         if kind is Kind.CONFIG:  # there a bare word is a text
             values = [f"${name}" for name in values] if value.startswith("$") else []
@@ -186,9 +207,12 @@ def _matches(argument: Argument, text: str, start: int, read: _Read, known: Know
     return Completion(start, _beginning_with(text, names))
 
 
-def _names(kind: Kind, text: str, read: _Read, known: Known) -> list[str]:
+def _names(argument: Argument, text: str, read: _Read, known: Known) -> list[str]:
     """The names that an assignment can begin with, but for those that have their value already."""
-    if kind is Kind.CONFIG:
+    kind = argument.kind
+    if kind is Kind.CONFIG and argument.choices:
+        found, texts = list(argument.choices), read.given.get(argument.field, [])
+    elif kind is Kind.CONFIG:
         task_type = next((word for word in read.positionals if word), "")
         fields = _ask(lambda: known.config_fields(task_type))
         found = [name for name in fields if name.count(".") <= text.count(".")]  # what is inside comes with its dot
@@ -209,9 +233,12 @@ def _source(kind: Kind, known: Known) -> Callable[[], Iterable[str]]:
     sources: dict[Kind, Callable[[], Iterable[str]]] = {
         Kind.TASK_TYPE: known.task_types,
         Kind.TASK_TYPE_VERSION: known.task_types,
+        Kind.OWN_TYPE: known.own_types,
+        Kind.ROUTE: known.routes,
         Kind.TASK: known.tasks,
         Kind.SECRET: known.secrets,
         Kind.SERVICE: known.services,
+        Kind.CONNECTED: lambda: known.services()[1:],
         Kind.ADDRESS: known.addresses,
         Kind.VARIABLE: known.variables,
         Kind.INPUTS: known.variables,

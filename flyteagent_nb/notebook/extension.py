@@ -13,7 +13,7 @@ from flyteagent_nb import __version__
 from flyteagent_nb.errors import FlyteAgentNBError, TaskStopped
 from flyteagent_nb.loop import prepare_fork
 from flyteagent_nb.notebook import render
-from flyteagent_nb.notebook.completion import complete
+from flyteagent_nb.notebook.completion import complete, files
 from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
 from flyteagent_nb.notebook.manual import help_text
@@ -146,9 +146,12 @@ class Extension:
                 if cursor < 0:
                     return nothing
                 found = complete(magic, line[begin:], cursor, known)
+                typed = line[begin + found.start : context.cursor_position]
+                # With nothing to offer IPython would offer its files, and Python's names: what is typed stands for nothing.
+                texts = found.matches or (files(typed) if found.files else []) or [typed]
                 return {
-                    "completions": [SimpleCompletion(text, type="magic") for text in found.matches],
-                    "matched_fragment": line[begin + found.start : context.cursor_position],
+                    "completions": [SimpleCompletion(text, type="magic") for text in texts],
+                    "matched_fragment": typed,
                     "suppress": True,
                 }
             return nothing
@@ -248,8 +251,22 @@ class Session:
         self._workspace = workspace
 
     def task_types(self) -> list[str]:
-        """The task types of the agents."""
+        """The task types of all services."""
+        own = self.own_types()
+        if self._workspace.state != "serving":
+            return own
+        return list(dict.fromkeys([*own, *(task_type for task_type, _ in self._workspace.runner.router.table())]))
+
+    def own_types(self) -> list[str]:
+        """The task types of this kernel's own agents."""
         return [entry.task_type for entry in self._workspace.catalog.entries()]
+
+    def routes(self) -> list[str]:
+        """The explicit routes."""
+        if self._workspace.state != "serving":
+            return []
+        routes = self._workspace.runner.router.routes()
+        return [name if version is None else f"{name}@{version}" for name, version in routes]
 
     def run_ids(self) -> list[str]:
         """The ids of the runs, newest first."""

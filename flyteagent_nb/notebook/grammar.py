@@ -11,6 +11,7 @@ PHASES = (
 )  # fmt: skip
 LANGUAGES = ("auto", "sql", "prompt", "shell", "python", "yaml", "json")
 CODE_LOCATIONS = ("kernel", "pickle", "image")
+OPERATIONS = ("CreateTask", "GetTask", "DeleteTask", "ExecuteTaskSync", "GetTaskLogs", "ListAgents")
 SANDBOXES = ("bigquery", "snowflake", "openai")
 SANDBOX_ACTIONS = ("start", "stop", "status")
 
@@ -23,7 +24,7 @@ _BACKGROUND = Argument("background", Kind.FLAG, ("-b", "--background"),
     help="do not wait: the result is the run, which goes on in the background")
 _SERVICE = Argument("service", Kind.SERVICE, ("--service",), "NAME",
     "which agent service does it; kernel is the one in this notebook")
-_ON = Argument("on", Kind.TEXT, ("--on",), "CONFIG",
+_ON = Argument("on", Kind.FILE, ("--on",), "CONFIG",
     "send it to a Flyte cluster instead: the configuration file of flytectl, or sandbox")
 _RETRIES = Argument("retries", Kind.COUNT, ("--retries",), "N", "try again up to N times where a failure may pass")
 _TIMEOUT = Argument("timeout", Kind.DURATION, ("--timeout",), "TIME", "end an attempt that takes longer: 90s, 10m, 1h30m")
@@ -133,7 +134,7 @@ _VERBS = (
     )),
     Command("%agent show", "Show one run: its state, inputs, outputs and error", "", (_RUN_ID, _HELP), (
         ("%agent show last", "the newest run"),
-        ("run = %agent show 3f2", "the run whose id begins with 3f2, kept in a variable"),
+        ("shown = %agent show 3f2", "the run whose id begins with 3f2; shown.run has its outputs and logs"),
     )),
     Command("%agent logs", "Show what a run printed and logged", "", (
         _RUN_ID,
@@ -184,9 +185,9 @@ _VERBS = (
             "where to listen; if not given 127.0.0.1, which only this machine reaches"),
         Argument("open", Kind.FLAG, ("--open",),
             help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run tasks here"),
-        Argument("certificate", Kind.TEXT, ("--cert",), "FILE",
+        Argument("certificate", Kind.FILE, ("--cert",), "FILE",
             "speak TLS with the certificate in this file (PEM, those that vouch for it below)"),
-        Argument("key", Kind.TEXT, ("--key",), "FILE", "the certificate's private key (PEM, without a password)"),
+        Argument("key", Kind.FILE, ("--key",), "FILE", "the certificate's private key (PEM, without a password)"),
         _HELP,
     ), (
         ("served = %agent serve --port 8000", "for another notebook on this machine, which needs served.token"),
@@ -238,15 +239,16 @@ _VERBS = (
         Argument("service_name", Kind.TEXT, (), "NAME", "what it is to be called"),
         Argument("address", Kind.TEXT, (), "ADDRESS",
             "where it listens: HOST:PORT, dns:///HOST:PORT, unix:/PATH; several with commas take turns"),
-        Argument("source", Kind.TEXT, ("--from",), "FILE",
+        Argument("source", Kind.FILE, ("--from",), "FILE",
             "connect those of FlytePropeller's own configuration, its ConfigMap or the values of its Helm chart"),
         Argument("tls", Kind.FLAG, ("--tls",), help="encrypt, and trust the authorities that this system trusts"),
-        Argument("authorities", Kind.TEXT, ("--ca",), "FILE", "trust the authorities in this file (PEM) instead"),
-        Argument("certificate", Kind.TEXT, ("--cert",), "FILE", "a certificate for a service that asks for one (PEM)"),
-        Argument("key", Kind.TEXT, ("--key",), "FILE", "the certificate's private key (PEM)"),
-        Argument("token_file", Kind.TEXT, ("--token-file",), "FILE", "a file that holds the token that the service asks for"),
+        Argument("authorities", Kind.FILE, ("--ca",), "FILE", "trust the authorities in this file (PEM) instead"),
+        Argument("certificate", Kind.FILE, ("--cert",), "FILE", "a certificate for a service that asks for one (PEM)"),
+        Argument("key", Kind.FILE, ("--key",), "FILE", "the certificate's private key (PEM)"),
+        Argument("token_file", Kind.FILE, ("--token-file",), "FILE", "a file that holds the token that the service asks for"),
         Argument("deadline", Kind.CONFIG, ("--deadline",), "OP=TIME",
-            "how long a call of it may take, as propeller's configuration has it: GetTask=5s", repeats=True),
+            "how long a call of it may take, as propeller's configuration has it: GetTask=5s", repeats=True,
+            choices=OPERATIONS),
         Argument("output_prefix", Kind.TEXT, ("--outputs",), "PREFIX",
             "where its agents leave outputs that are files: s3://bucket/runs; a service elsewhere cannot write into a folder here"),
         _HELP,
@@ -256,14 +258,14 @@ _VERBS = (
         ("%agent connect --from propeller.yaml", "those that a cluster has"),
     )),
     Command("%agent disconnect", "Take a connected agent service away", "", (
-        Argument("service_name", Kind.SERVICE, (), "NAME", "its name, as %agent connect lists it", required=True), _HELP,
+        Argument("service_name", Kind.CONNECTED, (), "NAME", "its name, as %agent connect lists it", required=True), _HELP,
     ), (("%agent disconnect dev", "tasks go to the other services again"),)),
     Command("%agent route", "Send a task type to one agent service, whoever else serves it", "", (
         Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True),
         Argument("service_name", Kind.SERVICE, (), "NAME", "the service", required=True), _HELP,
     ), (("%agent route my_job dev", "every version of my_job"), ("%agent route my_job@1 kernel", "version 1, here"))),
     Command("%agent unroute", "Take a route away", "", (
-        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]", "the task type", required=True), _HELP,
+        Argument("task_type", Kind.ROUTE, (), "TYPE[@VERSION]", "the task type", required=True), _HELP,
     ), (("%agent unroute my_job", "my_job goes where it is listed"),)),
     Command("%agent check", "Find out how an agent would fare under FlytePropeller",
         "Drives the agent over the wire as FlytePropeller does: creates, gets and deletes up to six jobs of the task, gets them from a "
@@ -285,7 +287,7 @@ _VERBS = (
     Command("%agent export", "Write agents of this notebook as a service for a cluster",
         "Writes a module of their source and all that it needs, requirements with the versions in use, a Dockerfile, manifests for "
         "Kubernetes, values for Flyte's chart, FlytePropeller's configuration, and a README. What cannot be taken along is named.", (
-        Argument("folder", Kind.TEXT, (), "DIR", "a new folder, an empty one, or one that was exported before", required=True),
+        Argument("folder", Kind.FILE, (), "DIR", "a new folder, an empty one, or one that was exported before", required=True),
         Argument("types", Kind.TASK_TYPE, ("--types",), "TYPE,...",
             "which task types; if not given, those whose agents cells define", repeats=True),
         Argument("image", Kind.TEXT, ("--image",), "NAME:TAG", "what the image is to be called; if not given, as the folder"),
@@ -296,7 +298,7 @@ _VERBS = (
         ("%agent export my-agents --types my_job --image my.registry/agents:2", "one of them, for that image"),
     )),
     Command("%agent remove", "Forget an agent that was registered in this notebook", "", (
-        Argument("task_type", Kind.TASK_TYPE_VERSION, (), "TYPE[@VERSION]",
+        Argument("task_type", Kind.OWN_TYPE, (), "TYPE[@VERSION]",
             "its task type, as %agent types lists it", required=True),
         _HELP,
     ), (

@@ -10,7 +10,7 @@ import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import InputError
+from flyteagent_nb.errors import FlyteAgentNBError, InputError
 from flyteagent_nb.notebook.waiting import keep_interrupts, stop_guard
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class LocalExecution:
             given = check_call(task, args, kwargs, within)
             try:
                 return in_own_contexts(task_call, task, *args, **kwargs)
+            except FlyteAgentNBError:
+                raise
             except Exception as error:  # a type's transformer may raise anything; what is not about an input passes
                 told = call_error(task, given, error, within)
                 if told is None:
@@ -131,6 +133,8 @@ class LocalExecution:
         return runs_on_agent(task) or self._workspace.serves(task.task_type, task.task_type_version)
 
     def _run_literals(self, task: PythonTask[Any], context: FlyteContext, inputs: LiteralMap) -> LiteralMap:
+        from flytekit.models.literals import LiteralMap
+
         from flyteagent_nb.running.tasks import convert_outputs
 
         self._workspace.wait()
@@ -141,7 +145,8 @@ class LocalExecution:
                 guard.wait([run])
             literals: LiteralMap = run.result()
         run.read_by(lambda: convert_outputs(task, context, literals.to_flyte_idl()))
-        return literals
+        # Where nothing is declared it is a success whatever came back; flytekit's engine counts.
+        return literals if task.python_interface.outputs else LiteralMap({})
 
     def _run_values(self, task: PythonTask[Any], inputs: dict[str, Any]) -> Any:
         self._workspace.wait()

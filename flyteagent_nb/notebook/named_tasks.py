@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.notebook.scanning import excerpt
 from flyteagent_nb.notebook.values import variable
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ def named_task(name: str, namespace: Mapping[str, Any]) -> Any:
     """
     from flytekit.core.base_task import PythonTask
 
+    first = name.partition(".")[0]
+    if first not in namespace:
+        near = closest(first, [name for name, value in namespace.items() if isinstance(value, PythonTask)])
+        meant = f"did you mean {near}? " if near else ""
+        raise ArgumentError(
+            f"there is no variable {excerpt(first)}", suggestion=near, hint=f"{meant}run the cell that defines it first"
+        )
     task = variable(name, namespace)
     if not isinstance(task, PythonTask):
         tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]

@@ -40,7 +40,10 @@ class RecordVerbs:
         looked_at = arguments.limit if arguments.limit and not arguments.phase else -1
         runs = workspace.kept.runs(looked_at) if arguments.all_runs else workspace.runner.runs()
         found = [run for run in runs if arguments.phase in ("", run.phase)]
-        return RunList(found[: arguments.limit])
+        shown = RunList(found[: arguments.limit])
+        if runs:
+            shown.empty = f"no run is {arguments.phase}"
+        return shown
 
     def show(self, arguments: AgentArguments) -> View:
         """All that is known of a run."""
@@ -80,7 +83,9 @@ class RecordVerbs:
                 run_ids=[run.id for run in left],
                 hint="%agent runs tells what came of it",
             ) from None
-        return RunList(runs)
+        shown = RunList(runs)
+        shown.empty = "no run is under way"
+        return shown
 
     def attach(self, arguments: AgentArguments) -> Any:
         """Follow one run, or all that nobody follows."""
@@ -103,7 +108,9 @@ class RecordVerbs:
                 troubles.append(str(error))
         for line in troubles:
             workspace.notice(line)
-        return RunList(attached)
+        shown = RunList(attached)
+        shown.empty = "no run is open that no kernel follows"
+        return shown
 
     def settle(self, arguments: AgentArguments) -> View:
         """Write what became of a job whose create has no answer."""

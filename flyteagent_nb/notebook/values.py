@@ -26,6 +26,13 @@ _DURATION = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _PYTHON_FOR = {"true": "True", "false": "False", "null": "None"}  # what JSON calls them
+_FILLED = re.compile(r"\$([A-Za-z_][\w.]*)|\{(.+)\}", re.DOTALL)
+_NAMES = frozenset(
+    {Kind.TASK, Kind.TASK_TYPE, Kind.TASK_TYPE_VERSION, Kind.OWN_TYPE, Kind.ROUTE, Kind.RUN_ID, Kind.SECRET}
+    | {Kind.SERVICE, Kind.CONNECTED, Kind.ADDRESS}
+)
+"""Names in which a ``$`` or a brace is a slip."""
+
 _TYPE_NODES = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.Constant)
 
 
@@ -35,6 +42,12 @@ def read(argument: Argument, text: str) -> Any:
     Raises:
         ArgumentError: the text is not of that kind; the argument is not named in it.
     """
+    meant = _filled(text) if argument.kind in _NAMES or argument.field == "address" else ""
+    if meant and argument.kind is not Kind.TASK:
+        raise ArgumentError(
+            f"{excerpt(text)} is taken as it stands: no $name and no {{name}} is filled in on this line",
+            hint=f"get_ipython().run_line_magic('agent', f'... {{{meant}}}') does that",
+        )
     return _READERS[argument.kind](argument, text)
 
 
@@ -55,15 +68,19 @@ def input_value(text: str, namespace: Mapping[str, Any], name: str = "name") -> 
         pass
     if is_dotted_name(text):
         return variable(text, namespace, hint=f"a text stands in quotes: {name}='{excerpt(text)}'")
+    meant = _filled(text)
     if not text.strip():
         raise ArgumentError(f"{name} has no value", hint=f"write {name}=2024, {name}='US' or {name}=a_variable")
     try:
         ast.parse(text.strip(), mode="eval")
     except NOT_A_LITERAL:
-        hint = f"a text stands in quotes: {name}={excerpt(text)!r}"
+        alone = f"a variable is its name alone: {name}={meant}; " if is_dotted_name(meant) else ""
+        hint = f"{alone}a text stands in quotes: {name}={excerpt(text)!r}"
     else:
         hint = (
-            f"nothing is computed on this line: put it into a variable first, and write {name}=the_variable; "
+            f"write the name alone: {name}={meant}"
+            if is_dotted_name(meant)
+            else f"nothing is computed on this line: put it into a variable first, and write {name}=the_variable; "
             f"or, if it is a text, quote it: {name}={excerpt(text)!r}"
         )
     raise ArgumentError(f"{excerpt(text)} is neither a Python literal nor the name of a variable", hint=hint)
@@ -277,10 +294,26 @@ def _new_names(argument: Argument, text: str) -> tuple[str, ...]:
     return names
 
 
-def _variable(_: Argument, text: str) -> str:
-    if not is_dotted_name(text):
-        raise ArgumentError(f"{text} is not the name of a variable", hint="put it into a variable, and write its name")
-    return text
+def _filled(text: str) -> str:
+    """What ``$name`` or ``{name}`` names, where a text is one of them; else an empty text."""
+    found = _FILLED.fullmatch(text)
+    return found[1] or found[2] if found else ""
+
+
+def _variable(argument: Argument, text: str) -> str:
+    if is_dotted_name(text):
+        return text
+    name = _filled(text) or unquoted(text)
+    called, bracket, _rest = name.partition("(")
+    if is_dotted_name(name):
+        hint = f"write the name alone: {name}"
+    elif argument.kind is Kind.TASK and bracket and is_dotted_name(called):
+        hint = f"write {called} name=value here, or call it in a cell: {excerpt(text)}"
+    elif argument.kind is Kind.TASK and is_dotted_name(name.rstrip(",")):
+        hint = f"there are no commas: {name.rstrip(',')} name=value name=value"
+    else:
+        hint = "put it into a variable, and write its name"
+    raise ArgumentError(f"{excerpt(text)} is not the name of a variable", hint=hint)
 
 
 def _pair(text: str, example: str) -> tuple[str, str | None]:
@@ -336,6 +369,7 @@ def _task_type_version(argument: Argument, text: str) -> tuple[str, int | None]:
 
 _READERS: dict[Kind, Callable[[Argument, str], Any]] = {
     Kind.TEXT: _text,
+    Kind.FILE: _text,
     Kind.COUNT: _number(0),
     Kind.POSITIVE: _number(1),
     Kind.PORT: _number(0, 65535),
@@ -353,9 +387,12 @@ _READERS: dict[Kind, Callable[[Argument, str], Any]] = {
     Kind.TASK: _variable,
     Kind.TASK_TYPE: _text,
     Kind.TASK_TYPE_VERSION: _task_type_version,
+    Kind.OWN_TYPE: _task_type_version,
+    Kind.ROUTE: _task_type_version,
     Kind.RUN_ID: _text,
     Kind.SECRET: _text,
     Kind.SERVICE: _text,
+    Kind.CONNECTED: _text,
     Kind.ADDRESS: _text,
     Kind.VERB: _text,
 }

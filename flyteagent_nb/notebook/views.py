@@ -56,13 +56,19 @@ class Pairs(View):
 
 
 class RunList(list["Run"], View):
-    """Runs, newest first: a list that shows itself as a table, as it is now."""
+    """Runs, newest first: a list that shows itself as a table, as it is now.
+
+    Attributes:
+        empty: what it shows where there are none.
+    """
+
+    empty = "no runs yet"
 
     def text(self) -> str:
         """The table."""
         now = time.time()
         return render.table_text(
-            run_views.RUN_COLUMNS, [run_views.run_row(run.snapshot, now) for run in self], "no runs yet"
+            run_views.RUN_COLUMNS, [run_views.run_row(run.snapshot, now) for run in self], self.empty
         )
 
     def html(self) -> str:
@@ -71,7 +77,7 @@ class RunList(list["Run"], View):
         snapshots = [run.snapshot for run in self]
         rows = [run_views.run_row(s, now) for s in snapshots]
         return render.table_html(
-            run_views.RUN_COLUMNS, rows, "no runs yet", [{3: render.look(s).colour} for s in snapshots]
+            run_views.RUN_COLUMNS, rows, self.empty, [{3: render.look(s).colour} for s in snapshots]
         )
 
     __repr__ = View.__repr__
@@ -175,6 +181,18 @@ class Served(Pairs):
         super().__init__([*rows, ("close it", f"%agent stop {address.target}")])
 
 
+class RunDetails(Pairs):
+    """All that is known of a run, as it was when it was asked for.
+
+    Attributes:
+        run: the run itself.
+    """
+
+    def __init__(self, run: Run, rows: Sequence[tuple[str, str]]) -> None:
+        self.run = run
+        super().__init__(rows)
+
+
 class Pruned(Pairs):
     """What is forgotten of the runs on record, or would be.
 
@@ -217,11 +235,11 @@ def open_words(address: Address) -> str:
     return f"open: whoever reaches {address.target} can run the agents of this kernel, with its credentials"
 
 
-def run_details(workspace: Workspace, run: Run) -> Pairs:
+def run_details(workspace: Workspace, run: Run) -> RunDetails:
     """All that is known of a run."""
     attempts = workspace.kept.attempts(run)
     # Another service would have to be asked, which %agent logs does.
     is_here = run.snapshot.held or run.service in ("", wire.KERNEL_SERVICE)
     captured = run.logs() if is_here else workspace.captured(run.id)
     rows = run_views.details(run.snapshot, attempts, captured)
-    return Pairs(workspace.masking.value(rows))  # a resource meta is on record as it is
+    return RunDetails(run, workspace.masking.value(rows))  # a resource meta is on record as it is

@@ -30,6 +30,7 @@ from flyteagent_nb.errors import (
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.interface import interface_mismatch
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
+from flyteagent_nb.running.metadata import attempt_metadata
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 from flyteagent_nb.running.run import SECRET_IN_META
@@ -466,13 +467,13 @@ class Attempt:
 
     def _execution_metadata(self) -> Any:
         settings = self._driven.settings
-        return propeller.execution_metadata(
-            run_id=self._driven.run.id,
+        return attempt_metadata(
+            self._driven.run.id,
+            self._number,
             task_name=self._driven.call.name,
             project=settings.project,
             domain=settings.domain,
             version="notebook",
-            attempt=self._number,
             attempts=self._attempts,
         )
 

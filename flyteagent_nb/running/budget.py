@@ -58,11 +58,9 @@ class CallBudget:
         finally:
             self._give_created()
 
-    @contextlib.asynccontextmanager
-    async def execute(self) -> AsyncIterator[None]:
+    def execute(self) -> asyncio.Semaphore:
         """A slot for a sync call."""
-        async with self._sync:
-            yield
+        return self._sync
 
     async def _wait(self, queue: collections.deque[asyncio.Future[None]], give_back: Callable[[], None]) -> None:
         turn = asyncio.get_running_loop().create_future()

@@ -449,7 +449,7 @@ class Runner:
         return masked
 
     def publish(self, driven: Driven, **changes: Any) -> None:
-        """Show a changed state; a new phase is added to the phases."""
+        """Show a changed state, where it is another than before; a new phase is added to the phases."""
         snapshot = driven.run.snapshot
         if self.masking.active:
             changes = {name: self.masking.value(value) for name, value in changes.items()}
@@ -458,6 +458,8 @@ class Runner:
         if phase != snapshot.phase or attempt != snapshot.attempt:
             changes["phases"] = (*snapshot.phases, PhaseChange(phase, time.time(), attempt))
         changed = snapshot._replace(**changes)
+        if changed == snapshot:  # as after most polls
+            return
         driven.run.publish(changed)
         if driven.recorded or driven.record is not None:
             self.journal.changed(changed)

@@ -6,12 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from flyteidl.core import literals_pb2
+from flytekit import FlyteContextManager
+from flytekit.core.array_node_map_task import ArrayNodeMapTask
 from flytekit.core.promise import Promise
 from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlying_type
 from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb.errors import InputError, closest
+from flyteagent_nb.running.primitives import primitive_literal
 from flyteagent_nb.running.wording import article, first_line, shown, type_name
 
 if TYPE_CHECKING:
@@ -92,7 +95,7 @@ def call_error(
         if found is not None and found[1] in called.python_interface.outputs:
             return None
     if found is None or found[1] not in given:
-        return None
+        return None if within or isinstance(called, WorkflowBase) else _refused(called, given)
     name, reason = found[1], found[2]
     if isinstance(given[name], Promise):  # another task's output has no value to show
         return InputError(
@@ -104,6 +107,23 @@ def call_error(
     return _wrong_input(
         called, name, given[name], called.python_interface.inputs[name], ValueError(reason), _words(called, within)
     )
+
+
+def _refused(task: PythonTask[Any], given: Mapping[str, Any]) -> InputError | None:
+    """The first input that its type refuses: a transformer may raise what flytekit passes on without a word of the input."""
+    for name, value in given.items():
+        if not _has_promise(value):
+            try:
+                literals_of(task, FlyteContextManager.current_context(), {name: value})
+            except InputError as error:
+                return error
+    return None
+
+
+def _has_promise(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return any(map(_has_promise, value)) if isinstance(value, (list, tuple)) else isinstance(value, Promise)
 
 
 def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +148,9 @@ def plain_literal(
     Raises:
         InputError: the value is none of it.
     """
+    made = primitive_literal(value, python_type)
+    if made is not None:
+        return made
     transformer = TypeEngine.get_transformer(python_type)
     expected = TypeEngine.to_literal_type(python_type)
     try:
@@ -199,8 +222,10 @@ def _wrong_input(
 
 
 def _words(called: PythonTask[Any] | WorkflowBase, within: str = "") -> str:
-    kind = "workflow" if isinstance(called, WorkflowBase) else "task"
     where = f" in workflow '{within.removeprefix('__main__.')}'" if within else ""
+    if isinstance(called, ArrayNodeMapTask):
+        return f"map task '{called.python_function_task.name.removeprefix('__main__.')}'{where}"
+    kind = "workflow" if isinstance(called, WorkflowBase) else "task"
     return f"{kind} '{called.name.removeprefix('__main__.')}'{where}"
 
 

@@ -27,6 +27,7 @@ from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, InputErro
 from flyteagent_nb.running.contexts import in_context
 from flyteagent_nb.running.interface import misfit
 from flyteagent_nb.running.notebook_code import needs_code, pickled
+from flyteagent_nb.running.primitives import primitive_values
 from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
 from flyteagent_nb.running.wording import article, first_line, secret_hint, type_name
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask
 
 T = TypeVar("T")
+
+_tuple_class = functools.lru_cache(maxsize=256)(collections.namedtuple)  # to make one takes longer than many a run
 
 PLAIN = frozenset({int, float, str, bool, datetime.datetime, datetime.timedelta, datetime.date})
 """Types whose conversion takes microseconds and touches nothing but the value."""
@@ -216,16 +219,19 @@ def convert_as(
     tuple_name: str | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """The same, by the types given; ``task_name`` is for errors, and ``tuple_name`` that of the tuple of several."""
-    return in_context(context, _convert_outputs, types, task_name, context, outputs, tuple_name)
+    values = primitive_values(types, outputs)
+    if values is None:
+        values = in_context(context, _values, types, task_name, context, outputs)
+    if not values:
+        return values, None
+    if len(values) == 1 and not tuple_name:
+        return values, next(iter(values.values()))
+    return values, _tuple_class(tuple_name or "DefaultNamedTupleOutput", tuple(values))(**values)
 
 
-def _convert_outputs(
-    types: Mapping[str, Any],
-    task_name: str,
-    context: FlyteContext,
-    outputs: literals_pb2.LiteralMap,
-    tuple_name: str | None,
-) -> tuple[dict[str, Any], Any]:
+def _values(
+    types: Mapping[str, Any], task_name: str, context: FlyteContext, outputs: literals_pb2.LiteralMap
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, python_type in types.items():
         try:
@@ -239,11 +245,7 @@ def _convert_outputs(
                 hint=secret_hint(str(error))
                 or "the agent's value and the task's interface disagree: change one of them",
             ) from error
-    if not values:
-        return values, None
-    if len(values) == 1 and not tuple_name:
-        return values, next(iter(values.values()))
-    return values, collections.namedtuple(tuple_name or "DefaultNamedTupleOutput", values)(**values)
+    return values
 
 
 def _as_literals(outputs: literals_pb2.LiteralMap) -> tuple[dict[str, Any], Any]:

@@ -64,6 +64,7 @@ def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     ) == ("(True, 'FAILED', 'talks')")
     assert "it <b>rained</b>" in cell.text and "it &lt;b&gt;rained" in cell.result["text/html"]
     assert kernel.value("failed = %agent runs --phase failed -n 1\n[r.name for r in failed]") == "['sad']"
+    assert kernel.value("%agent runs --phase unknown") == "no run is UNKNOWN"
 
 
 def test_show_tells_all_of_a_run(kernel: Kernel) -> None:
@@ -74,6 +75,7 @@ def test_show_tells_all_of_a_run(kernel: Kernel) -> None:
         assert set(cell.result) == BOTH
         for told in ("sad (scripted)", "it <b>rained</b>", "Failed", "job_id"):
             assert told in cell.text
+    assert kernel.value("shown = %agent show last\nshown.run.id == id, shown.run.phase") == "(True, 'FAILED')"
 
 
 def test_logs_are_what_the_agent_printed(kernel: Kernel) -> None:
@@ -228,6 +230,23 @@ def test_the_tab_key(kernel: Kernel, typed: str, offered: set[str], never: set[s
     found = set(kernel.completed(typed))
     assert offered <= found, found
     assert not never & found
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("%agent run zzz", ["%agent run zzz"]),
+        ("%agent logs -n ", ["%agent logs -n "]),
+        ("%%agent_task zzz", ["%%agent_task zzz"]),
+        ("%%agent_task scripted --name zzz", ["%%agent_task scripted --name zzz"]),
+        ("%agent connect --from zzz", ["%agent connect --from zzz.yaml"]),
+        ("%agent serve --port 0 --cert=zzz", ["%agent serve --port 0 --cert=zzz.yaml"]),
+        ("%agent export zzz", ["%agent export zzz.yaml"]),
+    ],
+)
+def test_the_tab_key_offers_files_where_one_is_wanted_only(kernel: Kernel, typed: str, offered: list[str]) -> None:
+    kernel.ok("import pathlib\n_ = pathlib.Path('zzz.yaml').write_text('')")
+    assert kernel.completed(typed) == offered
 
 
 def test_the_tab_key_knows_the_runs_and_leaves_other_lines_alone(kernel: Kernel) -> None:

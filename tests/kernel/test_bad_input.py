@@ -85,6 +85,7 @@ ConnectorRegistry.register(Bad())
 
 
 OF_TWO = """
+import dataclasses
 from flytekit import map_task
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.extend import TaskPlugins
@@ -92,6 +93,10 @@ from flytekit.extend.backend.base_connector import SyncConnectorExecutorMixin
 
 class OfBad:
     pass
+
+@dataclasses.dataclass
+class Point:
+    x: int
 
 class OfBadTask(SyncConnectorExecutorMixin, PythonFunctionTask):
     def __init__(self, task_config, task_function, **kwargs):
@@ -195,7 +200,17 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ("scripted_task(inputs={'a': int})()", "misses input 'a'"),
         ("scripted_task(inputs={'a': int, 'b': int})(1, a=2, b=3)", "input 'a' of task 'job' is given twice"),
         ("map_task(of_two)(a=[1])", "misses input 'b'"),
-        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of task"),
+        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of map task 'of_two' takes a List[int], not list ['x']"),
+        ("map_task(of_two)(c=['x'])", "map task 'of_two' has no input 'c'"),
+        # a transformer that raises an error of Python's
+        (
+            "scripted_task(inputs={'a': list[Point]})([Point(1), 3])",
+            "input 'a' of task 'job' takes a list[__main__.Point]",
+        ),
+        ("%agent run jbo", "there is no variable jbo\nhint: did you mean job? run the cell"),
+        ("%agent run job(a=1)", "write job name=value here, or call it in a cell: job(a=1)"),
+        ("%agent show $run.id", "no $name and no {name} is filled in on this line"),
+        ("%%agent_task scripted\n# nothing", "the cell is empty"),
     ],
 )
 def test_bad_cells(kernel: Kernel, code: str, told: str) -> None:
@@ -233,7 +248,7 @@ def flow(body, **inputs):
         ("solo(a='x')", "input 'a' of task 'solo' in workflow 'wf' takes an int, not str 'x'"),
         ("solo(a=one(year=a, label=b))", "given all 2 outputs of another task\nhint: take one of them: .year, .label"),
         ("map_task(of_two)(a=[1])", "misses input 'b'"),
-        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of task"),
+        ("map_task(of_two)(a=['x'], b=['y'])", "input 'a' of map task 'of_two' in workflow 'wf' takes a List[int]"),
         # What flytekit's engine does not look at, and a cluster does.
         (
             "solo(a=b)",

@@ -47,6 +47,9 @@ TaskPlugins.register_pythontask_plugin(Add, AddTask)
 def inc(a: int) -> int: return
 
 @task(task_config=Add())
+def nothing(a: int): ...
+
+@task(task_config=Add())
 def add(b: int, a: int) -> int: return
 
 @task(task_config=Add(), cache=True, cache_version="1")
@@ -62,6 +65,10 @@ slow.script["outputs"] = {"x": "slow"}
 @workflow
 def chained(a: int) -> int:
     return double(a=inc(a=double(a=inc(a=a))))
+
+@workflow
+def nothing_of(a: int):
+    nothing(a=a)
 
 @workflow
 def side_by_side(a: int) -> (int, int, str):
@@ -101,6 +108,7 @@ def tasks(kernel: Kernel) -> None:
     [
         ("inc(a=1)", "2", 1),
         ("inc(4)", "5", 1),
+        ("nothing(a=1), nothing_of(a=1)", "(None, None)", 2),  # what came back is nobody's
         ("slow(a=1)", "'slow'", 1),  # no executor mixin: the router knows its type
         ("double(a=2)", "4", 0),
         ("chained(a=1)", "10", 2),

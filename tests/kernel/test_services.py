@@ -24,6 +24,16 @@ def test_one_in_javascript(kernel: Kernel, node_folder: Path) -> None:
         assert "✓ serves" in kernel.value(f"%agent connect js {address}")
         types = kernel.value("%agent types")
         assert "Words in JavaScript" in types and "it lists it" in types
+        for typed, offered in (
+            ("%%agent_task js_j", ["%%agent_task js_job"]),
+            ("%agent route js_j", ["%agent route js_job"]),
+            ("%agent route js_job j", ["%agent route js_job js"]),
+            ("%agent disconnect ", ["%agent disconnect js"]),
+        ):
+            assert kernel.completed(typed) == offered
+        kernel.ok("%agent route js_job js")
+        assert kernel.completed("%agent unroute j") == ["%agent unroute js_job"]
+        kernel.ok("%agent unroute js_job")
         cell = kernel.ok('%%agent_task js_job --returns words:int,loud:str -i text="a b" -b -r run\nseconds: 600')
         assert "js_job" in str(cell)
         kernel.ok("until(lambda: run.message == 'counting')")
