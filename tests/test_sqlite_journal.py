@@ -321,17 +321,37 @@ def test_a_journal_of_an_earlier_version_is_brought_up_to_this_one(
     first = make()
     asyncio.run(start(first, snapshot()))
     first.close()
-    monkeypatch.setattr(shelf_module, "VERSION", 3)
+    now = shelf_module.VERSION
+    monkeypatch.setattr(shelf_module, "VERSION", now + 2)
     monkeypatch.setattr(
         shelf_module,
         "_MIGRATIONS",
-        {1: "ALTER TABLE run ADD COLUMN one TEXT", 2: "ALTER TABLE run ADD COLUMN two TEXT; SELECT 1"},
+        {now: "ALTER TABLE run ADD COLUMN one TEXT", now + 1: "ALTER TABLE run ADD COLUMN two TEXT; SELECT 1"},
     )
     later = make()
     asyncio.run(start(later, snapshot("bbbbbbbbbb")))
     assert later.trouble == "" and {r.snapshot.id for r in later.shelf.runs()} == {"aaaaaaaaaa", "bbbbbbbbbb"}
     assert later.ask(lambda c: c.execute("SELECT one, two FROM run").fetchall()) == [(None, None)] * 2
-    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (3,)
+    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (now + 2,)
+
+
+def test_a_journal_of_the_first_version_is_read_and_then_written(
+    make: Callable[..., SQLiteJournal], tmp_path: Path
+) -> None:
+    """It knows of no machine's clock."""
+    first = make()
+    asyncio.run(start(first, snapshot()))
+    first.close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("ALTER TABLE attempt DROP COLUMN clock")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    later = make()
+    assert [r.attempts[0].resource_meta for r in later.shelf.open_runs()] == [b"meta"]  # before anybody has written
+    asyncio.run(start(later, snapshot("bbbbbbbbbb")))
+    assert later.trouble == "" and later.take("aaaaaaaaaa").attempts[0].clock == ""
+    assert later.shelf.record("bbbbbbbbbb").attempts[0].clock != ""
+    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (shelf_module.VERSION,)
 
 
 def test_a_journal_of_a_later_version_is_left_as_it_is(make: Callable[..., SQLiteJournal], tmp_path: Path) -> None:

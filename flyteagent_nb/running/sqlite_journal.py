@@ -41,7 +41,7 @@ _RUN = (
     "epoch) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,0)"
 )
 _INTEND = (
-    "INSERT INTO attempt (run, number, service, prefix, outcome, intended, message) SELECT ?,?,?,?,?,?,'' "
+    "INSERT INTO attempt (run, number, service, prefix, outcome, intended, clock, message) SELECT ?,?,?,?,?,?,?,'' "
     "WHERE EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _CREATED = "UPDATE attempt SET meta=?, outcome='created' WHERE run=? AND number=?"
@@ -50,7 +50,7 @@ _END = (
     "AND EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _ATTEMPT = (
-    "INSERT OR REPLACE INTO attempt (run, number, service, prefix, meta, outcome, message, intended) SELECT ?,?,?,?,?,?,?,? "
+    "INSERT OR REPLACE INTO attempt (run, number, service, prefix, meta, outcome, message, intended, clock) SELECT ?,?,?,?,?,?,?,?,? "
     "WHERE EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _STATE = "UPDATE run SET phase=?, ended=?, state=?, outputs=coalesce(?, outputs) WHERE id=? AND owner=? AND epoch=?"
@@ -128,7 +128,7 @@ class SQLiteJournal(MemoryJournal):
         await super().intend(run_id, attempt)
         if run_id in self._epochs:
             a = attempt
-            row = (run_id, a.number, a.service, _storable(a.output_prefix), a.outcome, a.intended)
+            row = (run_id, a.number, a.service, _storable(a.output_prefix), a.outcome, a.intended, a.clock)
             await self._writer.wait(lambda c: self._intend(c, row), run_id)
 
     async def created(self, run_id: str, resource_meta: bytes) -> None:
@@ -313,7 +313,7 @@ class SQLiteJournal(MemoryJournal):
         rows = [
             (
                 run_id, a.number, a.service, _storable(a.output_prefix), a.resource_meta, a.outcome, _storable(a.message),
-                a.intended, run_id, owner, self._epochs.get(run_id),
+                a.intended, a.clock, run_id, owner, self._epochs.get(run_id),
             )
             for run_id in missed
             for a in self._attempts.get(run_id, ())
