@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -200,15 +203,46 @@ def test_a_file_that_was_removed_is_begun_anew_and_runs_go_on(
     journal = make(warn=said.append)
     journal.on_lost(lost.append)
     asyncio.run(start(journal, snapshot(A)))
+    journal.changed(snapshot(A, message="it goes on"))
+    asyncio.run(start(journal, snapshot(C)))
+    journal.finished(snapshot(C, ended=time.time()), None)
+    journal.flush()
     for path in tmp_path.glob(f"{FILE}*"):
         path.rename(path.with_name(f"aside-{path.name}"))
     until(lambda: said)
+    assert metas(journal, A) == [b"meta"] and journal.shelf.record(A).snapshot.message == "it goes on"
     asyncio.run(start(journal, snapshot(B)))
     asyncio.run(journal.intend(A, AttemptRecord(2, "kernel", "/prefix-2")))
-    journal.changed(snapshot(A))
+    journal.changed(snapshot(A, message="and on"))
     journal.flush()
-    assert [r.snapshot.id for r in journal.shelf.runs()] == [B]
+    assert {r.snapshot.id: r.snapshot.message for r in journal.shelf.runs()} == {A: "and on", B: ""}
+    assert metas(journal, A) == [b"meta", None] and journal.shelf.record(A).owner.alive
     assert lost == [] and len(said) == 1 and "begun anew" in said[0]
+
+
+def test_a_folder_that_was_removed_is_made_anew_and_its_owner_still_is_one(
+    make: Callable[..., SQLiteJournal], tmp_path: Path
+) -> None:
+    """An attached run, too; and what comes right after the folder has gone."""
+    folder = tmp_path / "data"
+    first = make(folder)
+    asyncio.run(start(first, snapshot(A)))
+    first.close()
+    said: list[str] = []
+    journal = make(folder, warn=said.append)
+    journal.adopt(journal.take(A))
+    shutil.rmtree(folder)
+    asyncio.run(start(journal, snapshot(B)))
+    assert metas(journal, A) == metas(journal, B) == [b"meta"] and journal.shelf.record(A).epoch == 1
+    code = (
+        "from pathlib import Path\nfrom flyteagent_nb.running.shelf import Shelf\n"
+        f"shelf = Shelf(Path({str(folder)!r}))\nprint([r.owner.alive for r in shelf.runs()], shelf.open_runs())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[True, True] []\n"
+    journal.finished(snapshot(A, ended=time.time()), None)
+    journal.flush()
+    assert journal.shelf.record(A).snapshot.done and len(said) == 1
 
 
 def test_a_good_journal_is_not_put_aside_for_what_another_had(
@@ -219,11 +253,11 @@ def test_a_good_journal_is_not_put_aside_for_what_another_had(
     )  # else it may find the other file before it is told of the damage
     journal = make(warn=lambda text: None)
     asyncio.run(start(journal, snapshot(A)))
-    (tmp_path / FILE).rename(tmp_path / "aside.db")
     later = make()
-    asyncio.run(start(later, snapshot(B)))
 
     def damaged(connection: sqlite3.Connection) -> None:
+        (tmp_path / FILE).rename(tmp_path / "aside.db")  # the other was quicker
+        asyncio.run(start(later, snapshot(B)))
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     with pytest.raises(JournalError, match="malformed"):
