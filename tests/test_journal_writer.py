@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from journal_runs import SENT, snapshot, start
 from scripted_tasks import PATIENCE, until
-from test_sqlite_journal import SENT, snapshot, start
 
 from flyteagent_nb.errors import JournalError
 from flyteagent_nb.running import journal_writer, ownership
@@ -210,6 +210,7 @@ def test_a_file_that_was_removed_is_begun_anew_and_runs_go_on(
     for path in tmp_path.glob(f"{FILE}*"):
         path.rename(path.with_name(f"aside-{path.name}"))
     until(lambda: said)
+    journal.flush()  # it is said just before
     assert metas(journal, A) == [b"meta"] and journal.shelf.record(A).snapshot.message == "it goes on"
     asyncio.run(start(journal, snapshot(B)))
     asyncio.run(journal.intend(A, AttemptRecord(2, "kernel", "/prefix-2")))
