@@ -115,14 +115,19 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def is_remote(folder: Path) -> bool:
-    """Whether the folder is on a network file system, as far as Linux tells."""
+def is_remote(folder: Path, mounts: str = "/proc/self/mounts") -> bool:
+    """Whether the folder is on a network file system, as far as Linux tells.
+
+    Args:
+        folder: it may not exist.
+        mounts: the file that tells what is mounted where.
+    """
     if not sys.platform.startswith("linux"):
         return False
     place, kind = "", ""
     with contextlib.suppress(OSError):
         resolved = str(folder.resolve())
-        for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines():
             _, mount, fs, *_ = line.split(" ")
             mount = mount.replace("\\040", " ")
             if (resolved == mount or resolved.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(place):
