@@ -7,6 +7,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 from fuzzing import characters, fuzzed
 from hypothesis import given
@@ -26,7 +27,6 @@ from flyteagent_nb.running.records import snapshot_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
 
 EACH = 10_000
 """What each reader is given."""
@@ -63,12 +63,13 @@ PIECES = (
 )  # fmt: skip
 OF_DURATIONS = ("+", "-", "0", "1", "30", "9" * 30, ".5", ".", "ns", "us", "µs", "ms", "s", "m", "h", "d", "e")
 
-lines = st.one_of(
-    st.lists(st.sampled_from(PIECES), max_size=8).map(" ".join),
-    st.lists(st.one_of(st.sampled_from(PIECES), st.text(characters, max_size=6)), max_size=8).map("".join),
-    st.text(st.characters(), max_size=40),
-    st.lists(st.sampled_from(OF_DURATIONS), max_size=8).map("".join),
-)
+LINES = {
+    "words": st.lists(st.sampled_from(PIECES), max_size=8).map(" ".join),
+    "pieces": st.lists(st.one_of(st.sampled_from(PIECES), st.text(characters, max_size=6)), max_size=8).map("".join),
+    "characters": st.text(st.characters(), max_size=40),
+    "durations": st.lists(st.sampled_from(OF_DURATIONS), max_size=8).map("".join),
+}
+lines = st.one_of(*LINES.values())
 
 
 def only(*errors: type[Exception]) -> Any:
@@ -97,11 +98,12 @@ READERS: dict[Callable[[str], Any], type[Exception]] = {
 """What reads a line, each with what it may raise: the magics, words, values, types, durations, a state of the journal."""
 
 
-def test_readers_of_a_line() -> None:
+@pytest.mark.parametrize("kind", LINES)
+def test_readers_of_a_line(kind: str) -> None:
     """Each reader gets each line: to make one takes hypothesis ten times as long as a reader needs for it."""
 
-    @fuzzed(EACH)
-    @given(lines)
+    @fuzzed(EACH // len(LINES))
+    @given(LINES[kind])
     def check(line: str) -> None:
         for read, refusal in READERS.items():
             with only(refusal):
@@ -118,29 +120,32 @@ def compiled(text: str) -> tuple[ast.Module, Callable[[], Any]]:
         raise SyntaxError(str(error)) from None
 
 
-def test_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+BODIES = {
+    "lines": lines,
+    "mappings": st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(characters, max_size=6)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(("a", "b", "c")), inner, max_size=3)
+        ),
+        max_leaves=6,
+    ).map(lambda value: yaml.safe_dump(value, allow_unicode=True)),
+    "examples": st.sampled_from(
+        ("SELECT 1", "@task\ndef f(a: int) -> int: ...", "a: &x [*x, *x]", "!!python/object:os.system x", "x = 1")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_cells(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The classes of a type are the same each time, and finding them takes ten times as long as all the rest.
     monkeypatch.setattr(cells, "task_classes", functools.cache(cells.task_classes))
-    bodies = st.one_of(
-        lines,
-        st.recursive(
-            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(characters, max_size=6)),
-            lambda inner: st.one_of(
-                st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(("a", "b", "c")), inner, max_size=3)
-            ),
-            max_leaves=6,
-        ).map(lambda value: yaml.safe_dump(value, allow_unicode=True)),
-        st.sampled_from(
-            ("SELECT 1", "@task\ndef f(a: int) -> int: ...", "a: &x [*x, *x]", "!!python/object:os.system x", "x = 1")
-        ),
-    )
     starts = (
         "", "scripted --lang yaml", "echo -c a=1 -c a.b=2", "--lang python", "scripted --lang json", "webhook", "sensor",
         "scripted", "scripted --returns n:int", "scripted --lang sql", "bigquery_query_job_task -c ProjectID=1",
     )  # fmt: skip
 
-    @fuzzed(EACH // 5)
-    @given(st.integers(0, len(starts) - 1), lines, bodies)
+    @fuzzed(EACH // len(BODIES) // 5 + 1)  # five reads each
+    @given(st.integers(0, len(starts) - 1), lines, BODIES[kind])
     def check(first: int, line: str, body: str) -> None:
         some = (*starts, *starts)[first : first + 4]
         for whole in (*some, f"{some[0]} {line}"):
