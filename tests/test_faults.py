@@ -19,6 +19,7 @@ from flytekit.core.interface import Interface
 from scripted_tasks import PATIENCE, Agents, ScriptedTask, scripted_task, until
 
 from flyteagent_nb.errors import RunFailedError
+from flyteagent_nb.masking import MASK
 from flyteagent_nb.running import attempt as attempt_module
 
 if TYPE_CHECKING:
@@ -217,6 +218,20 @@ def test_a_service_that_hangs_now_and_then(workspace: Workspace, service: Servic
     service.go()
     assert [run.result(PATIENCE) for run in runs[:2]] == [0, 2]
     assert runs[2].phase == "ABORTED" and len(service.jobs()) == 2
+
+
+def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, service: Service) -> None:
+    """Our own agents' words are masked before they leave; a service elsewhere knows no secrets of ours."""
+    assert workspace.secrets.put("FAR_KEY", "it goes on")
+    try:
+        run = workspace.submit(job(), {"x": 1})
+        until(lambda: run.message)
+        workspace.runner.journal.flush()  # type: ignore[attr-defined]
+        on_record = workspace.runner.journal.shelf.record(run.id).snapshot  # type: ignore[attr-defined]
+        assert run.message == on_record.message == MASK
+    finally:
+        workspace.secrets.forget("FAR_KEY")
+    assert service.jobs()
 
 
 # --- time ---
