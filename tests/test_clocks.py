@@ -34,7 +34,11 @@ def test_the_machines_own_clock_counts_where_it_still_runs() -> None:
         assert known.off == pytest.approx(-wrong, abs=30) if wrong else known.off == 0.0
 
 
-@pytest.mark.parametrize("clock", ["", "another-start:5.0", "garbage", f"{ago(0).partition(':')[0]}:soon", ago(-500)])
+@pytest.mark.parametrize(
+    "clock",
+    ["", "another-start:5.0", "garbage", f"{ago(0).partition(':')[0]}:soon", ago(-500)],
+    ids=["none", "another", "garbage", "no number", "to come"],  # the same in each worker of the tests
+)
 def test_else_the_wall_clock_counts_and_nothing_is_negative(clock: str) -> None:
     known = age(time.time() - 500, clock)
     assert 500 <= known.seconds < 530 and known.off == 0.0
