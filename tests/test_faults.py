@@ -152,8 +152,11 @@ def test_a_service_that_stands_still(workspace: Workspace, service: Service) -> 
     assert [run.result(PATIENCE) for run in runs] == [2 * x for x in range(5)]
 
 
-def test_a_cancel_while_the_service_is_away(workspace: Workspace, service: Service) -> None:
+def test_a_cancel_while_the_service_is_away(
+    workspace: Workspace, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The delete is repeated, and gets through when the service is back."""
+    monkeypatch.setattr(attempt_module, "DELETE_TRIES", 50)  # a busy machine takes long to start it
     run = workspace.submit(job(), {"x": 1})
     until(lambda: run.message == "it goes on")
     service.kill()
