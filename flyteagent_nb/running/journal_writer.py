@@ -321,14 +321,18 @@ class Writer:
 
     def _open(self, sign: bool = False) -> tuple[sqlite3.Connection, Claim]:
         path = self._folder / FILE
-        if self._connection is not None and _identity(path) != self._file:
+        is_other = self._connection is not None and _identity(path) != self._file
+        if is_other:
             self._disconnect()  # another kernel put it aside, or somebody removed it
         if self._connection is not None and not sign and self.claim is not None:
             return self._connection, self.claim
         if self._connection is None:
             self._connection = prepare(self._folder, BUSY)
             before, self._file = self._file, _identity(path)
-            if before not in (0, self._file):
+            if is_other or before not in (
+                0,
+                self._file,
+            ):  # the next file may be given the number of the one that has gone
                 self._book.moved()
                 self._warn(
                     f"note: {path} was removed or put aside, and is begun anew with the runs that are under way here; "
