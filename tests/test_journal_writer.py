@@ -160,6 +160,21 @@ def test_a_disk_that_hangs_holds_nobody_up(
     assert len(said) == 2 and "has not answered" in said[0]
 
 
+def test_a_disk_that_stays_as_it_is_is_told_once(
+    make: Callable[..., SQLiteJournal], tmp_path: Path, quick: None
+) -> None:
+    said: list[str] = []
+    journal = make(warn=said.append)
+    asyncio.run(start(journal, snapshot(A)))
+    with locked(tmp_path):
+        asyncio.run(start(journal, snapshot(B)))
+        due = journal._writer._due
+        until(lambda: journal._writer._due > due + 0.3)  # it was tried again, more than once
+        assert len(said) == 1 and "Runs go on" in said[0]
+    until(lambda: not journal.trouble)
+    assert len(said) == 2 and metas(journal, B) == [b"meta"]
+
+
 def test_who_asks_a_disk_that_hangs_is_told(
     make: Callable[..., SQLiteJournal], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
