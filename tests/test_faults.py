@@ -325,3 +325,16 @@ def test_a_cancel_that_comes_before_an_attached_run_begins_deletes_its_job(
     attached.exception(PATIENCE)
     assert attached.phase == "ABORTED"
     assert agents.scripted.open_jobs == [] and agents.scripted.count("delete") == 1
+
+
+def test_a_cancel_of_a_run_that_another_kernel_has_taken_deletes_nothing(workspace: Workspace, agents: Agents) -> None:
+    """As after a lease that ran out: it has not looked since."""
+    run = workspace.submit(scripted_task(phases=["RUNNING"]), {})
+    until(lambda: agents.scripted.count("get") > 3)
+    workspace.runner.journal.flush()  # type: ignore[attr-defined]  # or a state that is still to be written finds out
+    taken = "UPDATE run SET owner='another', epoch=epoch+1 WHERE id=?"
+    workspace.runner.journal.ask(lambda c: c.execute(taken, (run.id,)))  # type: ignore[attr-defined]
+    run.cancel()
+    run.exception(PATIENCE)
+    assert run.phase == "UNKNOWN" and "is followed by another kernel now; its job was left alone" in str(run.error)
+    assert agents.scripted.count("delete") == 0 and len(agents.scripted.open_jobs) == 1
