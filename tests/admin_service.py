@@ -48,6 +48,7 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
         self.uploads: list[str] = []
         self.target = ""
         self.store = ""
+        self._server: grpc.Server | None = None
         self._looks: dict[str, int] = {}
         self._names = (f"f{n:08x}" for n in itertools.count(1))
         self._lock = threading.Lock()
@@ -99,6 +100,21 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
             signed_url=f"{self.store}/{place}", native_url=f"s3://bucket/{place}"
         )
 
+    def start(self) -> None:
+        """Answer on its address: a free one at first, then the same again."""
+        self._server = server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self, server)
+        dataproxy_pb2_grpc.add_DataProxyServiceServicer_to_server(self, server)
+        self.target = f"127.0.0.1:{server.add_insecure_port(self.target or '127.0.0.1:0')}"
+        if self.target.endswith(":0"):
+            raise OSError("its address was taken meanwhile")
+        server.start()
+
+    def stop(self) -> None:
+        """Answer no more; what it knows stays."""
+        if self._server is not None:
+            self._server.stop(None).wait()
+
     def _id(self, request: Any, name: str) -> WorkflowExecutionIdentifier:
         return WorkflowExecutionIdentifier(project=request.project, domain=request.domain, name=name)
 
@@ -107,18 +123,14 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
 def cluster() -> Iterator[Cluster]:
     """A cluster on free ports of loopback."""
     served = Cluster()
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(served, server)
-    dataproxy_pb2_grpc.add_DataProxyServiceServicer_to_server(served, server)
-    served.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
+    served.start()
     try:
         with http_service() as store:
             store.by_request["PUT /"] = (200, {})
             served.store = store.url
             yield served
     finally:
-        server.stop(None).wait()
+        served.stop()
 
 
 def configuration(folder: Path, target: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from fuzzing import characters
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ WORDS = ("noop", "echo", "scripted", "Noop Agent", "job-1", "a", "")
 METAS = (b'{"job_id": "job-1"}', b'{"job_id": 1}', b"{}", b"null", b"[" * 2000, b"\xff")
 """What may be a job's resource meta."""
 
-_TEXT = st.one_of(st.sampled_from(WORDS), st.text(max_size=12))
+_TEXT = st.one_of(st.sampled_from(WORDS), st.text(characters, max_size=12))
 _BYTES = st.one_of(st.sampled_from(METAS), st.binary(max_size=12))
 _D = FieldDescriptor
 _SCALARS: dict[int, st.SearchStrategy[Any]] = {

@@ -92,6 +92,36 @@ def test_a_cluster_that_is_not_there(workspace: Workspace, tmp_path: Path) -> No
     assert "the file that --on names" in str(caught.value)
 
 
+def test_a_cluster_that_goes_away_and_comes_back(workspace: Workspace, served: Cluster, config: str) -> None:
+    served.phases = ["RUNNING"]
+    runs = [submit_to_cluster(workspace, scripted_task("x"), {}, config) for _ in range(2)]
+    until(lambda: all(run.phase == "RUNNING" for run in runs))
+    served.stop()
+    until(lambda: all("it cannot be asked, for" in run.message for run in runs))
+    runs[0].cancel()  # which has to wait
+    served.phases = ["SUCCEEDED"]
+    served.start()
+    with pytest.raises(RunAbortedError):
+        runs[0].result(PATIENCE)
+    runs[1].result(PATIENCE)
+    assert len(served.terminated) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_cluster_that_goes_away_for_good(workspace: Workspace, served: Cluster, config: str, cancelled: bool) -> None:
+    workspace.config.poll_failure_limit = 0.0
+    served.phases = ["RUNNING"]
+    run = submit_to_cluster(workspace, scripted_task("x"), {}, config)
+    until(lambda: run.phase == "RUNNING")
+    served.stop()
+    if cancelled:
+        run.cancel()
+    with pytest.raises(RunFailedError, match=r"on a cluster that has not answered for .* may still run") as caught:
+        run.result(PATIENCE)
+    assert ("was to be terminated" in str(caught.value)) == cancelled
+    assert caught.value.log_links and "the console tells" in str(caught.value)
+
+
 def test_what_is_wrong_is_told_at_once(workspace: Workspace, config: str) -> None:
     with pytest.raises(ArgumentError, match="there is no configuration"):
         submit_to_cluster(workspace, scripted_task("x"), {}, "/nowhere.yaml")

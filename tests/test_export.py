@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
+import resource
 import shutil
+import signal
 from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -256,6 +259,44 @@ def test_the_folder(workspace: Workspace, made: Export, runs: CellRuns, tmp_path
     with pytest.raises(ExportError, match="is a file"):
         exported(workspace, other / "thesis.tex", runs)
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+@contextlib.contextmanager
+def full(size: int) -> Iterator[None]:
+    """No file may grow past a size: what a disk without room does to the first large one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_nothing_half_written_is_left(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "out"
+    with full(1_500), pytest.raises(ExportError, match="cannot be written: File too large"):
+        exported(workspace, folder, runs)
+    assert list(folder.parent.iterdir()) == []
+    made = exported(workspace, folder, runs)
+    assert {path.name for path in folder.iterdir()} == {*made.files, RECORD}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with full(1_500), pytest.raises(ExportError, match="cannot be written: File too large"):
+        exported(workspace, folder, runs, image="another:2")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # One that is ended while the module is tried, by the stop button or for good.
+    runs.run("PLACE = 5")
+    runs.run(AGENT.format(created="PLACE"))
+    runs.run("ConnectorRegistry.register(a, override=True)")
+    stop = "[__import__('os').kill(__import__('os').getppid(), 2), __import__('time').sleep(60)]"
+    runs.sources[runs.sources.index("PLACE = 5")] = f"PLACE = {stop}"
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started pytest may have had it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            exported(workspace, folder, runs)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from flytekit.core.interface import Interface
 from scripted_tasks import PATIENCE, Agents, ScriptedTask, scripted_task, until
 
 from flyteagent_nb.errors import RunFailedError
+from flyteagent_nb.masking import MASK
 from flyteagent_nb.running import attempt as attempt_module
 
 if TYPE_CHECKING:
@@ -151,8 +152,11 @@ def test_a_service_that_stands_still(workspace: Workspace, service: Service) -> 
     assert [run.result(PATIENCE) for run in runs] == [2 * x for x in range(5)]
 
 
-def test_a_cancel_while_the_service_is_away(workspace: Workspace, service: Service) -> None:
+def test_a_cancel_while_the_service_is_away(
+    workspace: Workspace, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The delete is repeated, and gets through when the service is back."""
+    monkeypatch.setattr(attempt_module, "DELETE_TRIES", 50)  # a busy machine takes long to start it
     run = workspace.submit(job(), {"x": 1})
     until(lambda: run.message == "it goes on")
     service.kill()
@@ -217,6 +221,20 @@ def test_a_service_that_hangs_now_and_then(workspace: Workspace, service: Servic
     service.go()
     assert [run.result(PATIENCE) for run in runs[:2]] == [0, 2]
     assert runs[2].phase == "ABORTED" and len(service.jobs()) == 2
+
+
+def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, service: Service) -> None:
+    """Our own agents' words are masked before they leave; a service elsewhere knows no secrets of ours."""
+    assert workspace.secrets.put("FAR_KEY", "it goes on")
+    try:
+        run = workspace.submit(job(), {"x": 1})
+        until(lambda: run.message)
+        workspace.runner.journal.flush()  # type: ignore[attr-defined]
+        on_record = workspace.runner.journal.shelf.record(run.id).snapshot  # type: ignore[attr-defined]
+        assert run.message == on_record.message == MASK
+    finally:
+        workspace.secrets.forget("FAR_KEY")
+    assert service.jobs()
 
 
 # --- time ---
@@ -307,3 +325,16 @@ def test_a_cancel_that_comes_before_an_attached_run_begins_deletes_its_job(
     attached.exception(PATIENCE)
     assert attached.phase == "ABORTED"
     assert agents.scripted.open_jobs == [] and agents.scripted.count("delete") == 1
+
+
+def test_a_cancel_of_a_run_that_another_kernel_has_taken_deletes_nothing(workspace: Workspace, agents: Agents) -> None:
+    """As after a lease that ran out: it has not looked since."""
+    run = workspace.submit(scripted_task(phases=["RUNNING"]), {})
+    until(lambda: agents.scripted.count("get") > 3)
+    workspace.runner.journal.flush()  # type: ignore[attr-defined]  # or a state that is still to be written finds out
+    taken = "UPDATE run SET owner='another', epoch=epoch+1 WHERE id=?"
+    workspace.runner.journal.ask(lambda c: c.execute(taken, (run.id,)))  # type: ignore[attr-defined]
+    run.cancel()
+    run.exception(PATIENCE)
+    assert run.phase == "UNKNOWN" and "is followed by another kernel now; its job was left alone" in str(run.error)
+    assert agents.scripted.count("delete") == 0 and len(agents.scripted.open_jobs) == 1

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from journal_runs import SENT, snapshot, start
 from scripted_tasks import PATIENCE, until
-from test_sqlite_journal import SENT, snapshot, start
 
 from flyteagent_nb.errors import JournalError
 from flyteagent_nb.running import journal_writer, ownership
@@ -157,6 +160,21 @@ def test_a_disk_that_hangs_holds_nobody_up(
     assert len(said) == 2 and "has not answered" in said[0]
 
 
+def test_a_disk_that_stays_as_it_is_is_told_once(
+    make: Callable[..., SQLiteJournal], tmp_path: Path, quick: None
+) -> None:
+    said: list[str] = []
+    journal = make(warn=said.append)
+    asyncio.run(start(journal, snapshot(A)))
+    with locked(tmp_path):
+        asyncio.run(start(journal, snapshot(B)))
+        due = journal._writer._due
+        until(lambda: journal._writer._due > due + 0.3)  # it was tried again, more than once
+        assert len(said) == 1 and "Runs go on" in said[0]
+    until(lambda: not journal.trouble)
+    assert len(said) == 2 and metas(journal, B) == [b"meta"]
+
+
 def test_who_asks_a_disk_that_hangs_is_told(
     make: Callable[..., SQLiteJournal], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,15 +218,47 @@ def test_a_file_that_was_removed_is_begun_anew_and_runs_go_on(
     journal = make(warn=said.append)
     journal.on_lost(lost.append)
     asyncio.run(start(journal, snapshot(A)))
+    journal.changed(snapshot(A, message="it goes on"))
+    asyncio.run(start(journal, snapshot(C)))
+    journal.finished(snapshot(C, ended=time.time()), None)
+    journal.flush()
     for path in tmp_path.glob(f"{FILE}*"):
         path.rename(path.with_name(f"aside-{path.name}"))
     until(lambda: said)
+    journal.flush()  # it is said just before
+    assert metas(journal, A) == [b"meta"] and journal.shelf.record(A).snapshot.message == "it goes on"
     asyncio.run(start(journal, snapshot(B)))
     asyncio.run(journal.intend(A, AttemptRecord(2, "kernel", "/prefix-2")))
-    journal.changed(snapshot(A))
+    journal.changed(snapshot(A, message="and on"))
     journal.flush()
-    assert [r.snapshot.id for r in journal.shelf.runs()] == [B]
+    assert {r.snapshot.id: r.snapshot.message for r in journal.shelf.runs()} == {A: "and on", B: ""}
+    assert metas(journal, A) == [b"meta", None] and journal.shelf.record(A).owner.alive
     assert lost == [] and len(said) == 1 and "begun anew" in said[0]
+
+
+def test_a_folder_that_was_removed_is_made_anew_and_its_owner_still_is_one(
+    make: Callable[..., SQLiteJournal], tmp_path: Path
+) -> None:
+    """An attached run, too; and what comes right after the folder has gone."""
+    folder = tmp_path / "data"
+    first = make(folder)
+    asyncio.run(start(first, snapshot(A)))
+    first.close()
+    said: list[str] = []
+    journal = make(folder, warn=said.append)
+    journal.adopt(journal.take(A))
+    shutil.rmtree(folder)
+    asyncio.run(start(journal, snapshot(B)))
+    assert metas(journal, A) == metas(journal, B) == [b"meta"] and journal.shelf.record(A).epoch == 1
+    code = (
+        "from pathlib import Path\nfrom flyteagent_nb.running.shelf import Shelf\n"
+        f"shelf = Shelf(Path({str(folder)!r}))\nprint([r.owner.alive for r in shelf.runs()], shelf.open_runs())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[True, True] []\n"
+    journal.finished(snapshot(A, ended=time.time()), None)
+    journal.flush()
+    assert journal.shelf.record(A).snapshot.done and len(said) == 1
 
 
 def test_a_good_journal_is_not_put_aside_for_what_another_had(
@@ -219,11 +269,11 @@ def test_a_good_journal_is_not_put_aside_for_what_another_had(
     )  # else it may find the other file before it is told of the damage
     journal = make(warn=lambda text: None)
     asyncio.run(start(journal, snapshot(A)))
-    (tmp_path / FILE).rename(tmp_path / "aside.db")
     later = make()
-    asyncio.run(start(later, snapshot(B)))
 
     def damaged(connection: sqlite3.Connection) -> None:
+        (tmp_path / FILE).rename(tmp_path / "aside.db")  # the other was quicker
+        asyncio.run(start(later, snapshot(B)))
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     with pytest.raises(JournalError, match="malformed"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import stat
 import threading
 from typing import TYPE_CHECKING
@@ -87,11 +89,34 @@ def test_a_file_has_its_limit(tmp_path: Path, quick: None, monkeypatch: pytest.M
     assert (tmp_path / f"{'a' * 10}.log").stat().st_size < 200
 
 
-def test_a_folder_that_is_gone_ends_it_quietly(tmp_path: Path, quick: None) -> None:
-    store = OutputStore()
-    keeper = OutputKeeper(store, tmp_path / "none")
+def test_a_folder_that_is_gone_is_made_anew_with_all_that_is_known(tmp_path: Path, quick: None) -> None:
+    folder = tmp_path / "runs"
+    keeper = OutputKeeper(OutputStore(), folder)
     keeper.sink("a" * 10, "stdout", "one\n")
-    keeper.close()
+    until(lambda: lines(folder, "a" * 10) == ["one"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    shutil.rmtree(folder)
     keeper.sink("a" * 10, "stdout", "two\n")
-    buffer = store.get("a" * 10)
-    assert buffer is not None and buffer.lines() == ["one", "two"]
+    until(lambda: lines(folder, "a" * 10) == ["one", "two"])
+    keeper.close()
+
+
+def test_what_cannot_be_written_is_written_later(tmp_path: Path, quick: None) -> None:
+    """Nothing fails meanwhile, and nothing is there twice."""
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+    keeper.sink("a" * 10, "stdout", "one\n")
+    until(lambda: lines(tmp_path, "a" * 10) == ["one"])
+    file = tmp_path / f"{'a' * 10}.log"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limit[1]))  # as a disk with four bytes left
+    try:
+        keeper.sink("a" * 10, "stdout", "two is longer\n")
+        until(lambda: not keeper._dirty)
+        keeper.sink("b" * 10, "stdout", "and another\n")
+        until(lambda: (tmp_path / f"{'b' * 10}.log").exists())  # the first was tried by then
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert file.read_text() == "one\n"
+    keeper.sink("a" * 10, "stdout", "three\n")
+    until(lambda: lines(tmp_path, "a" * 10) == ["one", "two is longer", "three"])
+    keeper.close()

@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from journal_runs import snapshot, start
 from scripted_tasks import PATIENCE, Agents, scripted_task, until
-from test_sqlite_journal import snapshot, start
 
 from flyteagent_nb.running import retention
 from flyteagent_nb.running.ownership import Claim

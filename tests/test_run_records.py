@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flyteidl.core.tasks_pb2 import TaskTemplate
-from test_sqlite_journal import snapshot, start
+from journal_runs import snapshot, start
 
 from flyteagent_nb.errors import JournalError, RunFailedError, RunNotFoundError
 from flyteagent_nb.notebook.run_views import details

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from journal_runs import SENT, snapshot, start
 from scripted_tasks import until
 
 from flyteagent_nb.errors import JournalError, RunAbortedError, RunFailedError, RunNotFoundError
@@ -21,7 +22,6 @@ from flyteagent_nb.running import shelf as shelf_module
 from flyteagent_nb.running.journal import AttemptRecord, LostError, Sent
 from flyteagent_nb.running.ownership import Claim, holds
 from flyteagent_nb.running.records import snapshot_of, state_of
-from flyteagent_nb.running.run import PhaseChange, RunSnapshot
 from flyteagent_nb.running.shelf import FILE, Shelf
 from flyteagent_nb.running.sqlite_journal import SQLiteJournal
 from flyteagent_nb.running.type_records import record_of, type_of
@@ -29,14 +29,6 @@ from flyteagent_nb.running.type_records import record_of, type_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-SENT = Sent(b"template", b"inputs", {"n": {"is": "builtins:int"}})
-
-
-def snapshot(run_id: str = "aaaaaaaaaa", **changes: Any) -> RunSnapshot:
-    return RunSnapshot(
-        run_id, "my_task", "scripted", phases=(PhaseChange("QUEUED", 1.0),), submitted=time.time()
-    )._replace(**changes)
 
 
 @pytest.fixture
@@ -50,14 +42,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., SQLiteJournal]]:
     yield make
     for journal in made:
         journal.close()
-
-
-async def start(journal: SQLiteJournal, s: RunSnapshot, meta: bytes | None = b"meta") -> None:
-    """A run up to its resource meta, or up to its intent."""
-    journal.begin(s, SENT)
-    await journal.intend(s.id, AttemptRecord(1, "kernel", "/prefix"))
-    if meta is not None:
-        await journal.created(s.id, meta)
 
 
 # --- what is on record when ---
@@ -233,7 +217,7 @@ def test_two_take_over_at_once_and_one_gets_it(make: Callable[..., SQLiteJournal
 
 def test_four_processes_write_at_once(tmp_path: Path) -> None:
     code = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom test_sqlite_journal import start, snapshot\n"
+        "import asyncio, sys\nfrom pathlib import Path\nfrom journal_runs import start, snapshot\n"
         "from flyteagent_nb.running.sqlite_journal import SQLiteJournal\n"
         f"journal = SQLiteJournal(Path({str(tmp_path)!r}), warn=print)\n"
         "async def many():\n"
@@ -321,17 +305,37 @@ def test_a_journal_of_an_earlier_version_is_brought_up_to_this_one(
     first = make()
     asyncio.run(start(first, snapshot()))
     first.close()
-    monkeypatch.setattr(shelf_module, "VERSION", 3)
+    now = shelf_module.VERSION
+    monkeypatch.setattr(shelf_module, "VERSION", now + 2)
     monkeypatch.setattr(
         shelf_module,
         "_MIGRATIONS",
-        {1: "ALTER TABLE run ADD COLUMN one TEXT", 2: "ALTER TABLE run ADD COLUMN two TEXT; SELECT 1"},
+        {now: "ALTER TABLE run ADD COLUMN one TEXT", now + 1: "ALTER TABLE run ADD COLUMN two TEXT; SELECT 1"},
     )
     later = make()
     asyncio.run(start(later, snapshot("bbbbbbbbbb")))
     assert later.trouble == "" and {r.snapshot.id for r in later.shelf.runs()} == {"aaaaaaaaaa", "bbbbbbbbbb"}
     assert later.ask(lambda c: c.execute("SELECT one, two FROM run").fetchall()) == [(None, None)] * 2
-    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (3,)
+    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (now + 2,)
+
+
+def test_a_journal_of_the_first_version_is_read_and_then_written(
+    make: Callable[..., SQLiteJournal], tmp_path: Path
+) -> None:
+    """It knows of no machine's clock."""
+    first = make()
+    asyncio.run(start(first, snapshot()))
+    first.close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("ALTER TABLE attempt DROP COLUMN clock")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    later = make()
+    assert [r.attempts[0].resource_meta for r in later.shelf.open_runs()] == [b"meta"]  # before anybody has written
+    asyncio.run(start(later, snapshot("bbbbbbbbbb")))
+    assert later.trouble == "" and later.take("aaaaaaaaaa").attempts[0].clock == ""
+    assert later.shelf.record("bbbbbbbbbb").attempts[0].clock != ""
+    assert later.ask(lambda c: c.execute("PRAGMA user_version").fetchone()) == (shelf_module.VERSION,)
 
 
 def test_a_journal_of_a_later_version_is_left_as_it_is(make: Callable[..., SQLiteJournal], tmp_path: Path) -> None:
@@ -389,6 +393,18 @@ def test_on_a_network_file_system_there_is_no_wal(
     asyncio.run(start(journal, snapshot()))
     assert journal.ask(lambda c: c.execute("PRAGMA journal_mode").fetchone()) == ("delete",)
     assert not (tmp_path / f"{FILE}-wal").exists() and len(journal.shelf.runs()) == 1
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph"])
+def test_what_is_a_network_file_system(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "mounts").write_text(
+        f"overlay / overlay rw 0 0\nserver:/x {tmp_path}/far\\040off {kind} rw,vers=4 0 0\ntmpfs {tmp_path}/far\\040off/near tmpfs rw 0 0\n"
+    )
+    far, mounts = tmp_path / "far off", str(tmp_path / "mounts")
+    assert shelf_module.is_remote(far, mounts) and shelf_module.is_remote(far / "data" / "deep", mounts)
+    for near in (tmp_path, far / "near", tmp_path / "far off but no"):
+        assert not shelf_module.is_remote(near, mounts)
+    assert not shelf_module.is_remote(far, str(tmp_path / "nothing"))
 
 
 def test_an_unknown_run_is_not_found(make: Callable[..., SQLiteJournal]) -> None:

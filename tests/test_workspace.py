@@ -24,6 +24,7 @@ from flyteagent_nb.errors import (
     WrongThreadError,
 )
 from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.running import shelf
 from flyteagent_nb.workspace import Workspace, get_workspace
 
 if TYPE_CHECKING:
@@ -136,6 +137,37 @@ def test_a_folder_of_the_users_own(workspace: Workspace, tmp_path: Path) -> None
     assert os.listdir(tmp_path / "runs") == [f"{run.id}-1"]
     workspace.config.run_folder = ""
     workspace.wait(PATIENCE)
+
+
+def opened_with(workspace: Workspace, folder: Path) -> list[str]:
+    """What is said when it is opened with its data in a folder, and runs a task."""
+    before = workspace.config.data_folder
+    workspace.close()
+    workspace.take_notices()
+    workspace.config.data_folder = str(folder)
+    try:
+        workspace.wait(PATIENCE)
+        assert run_noop(workspace) is None
+        return workspace.take_notices()
+    finally:
+        workspace.close()
+        workspace.config.data_folder = before
+        workspace.wait(PATIENCE)
+
+
+def test_a_journal_on_a_network_file_system_is_told(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shelf, "is_remote", lambda folder: True)
+    (said,) = opened_with(workspace, tmp_path / "far")
+    assert f"the journal in {tmp_path / 'far'} is on a network file system, so it is written without WAL" in said
+    assert "FLYTEAGENT_NB_DATA_FOLDER takes a local folder" in said and (tmp_path / "far" / "journal.db").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_runs_go_on(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (said,) = opened_with(workspace, tmp_path / "file" / "data")
+    assert "cannot be used: Not a directory. Runs are kept in memory until the kernel ends." in said
 
 
 def test_whoever_wants_to_know_of_flytekit_is_told(workspace: Workspace) -> None:

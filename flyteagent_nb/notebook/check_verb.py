@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import CheckError
+from flyteagent_nb.errors import CheckError, TaskStopped
 from flyteagent_nb.notebook.doctor import Diagnosis
 from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.values import input_values
@@ -76,17 +76,24 @@ def run_check(arguments: AgentArguments, workspace: Workspace, showing: Showing,
 
     Raises:
         CheckError: something is wrong, and the line says ``--strict``.
+        TaskStopped: the stop button.
     """
     namespace = shell.user_ns
     task = named_task(arguments.task, namespace) if arguments.task else None
     failing = named_task(arguments.failing, namespace) if arguments.failing else None
-    with showing.work(f"Checking {arguments.task_type}", done=f"Check of {arguments.task_type}") as work:
-        report = check_type(
-            workspace, arguments.task_type, arguments.version,
-            task=task, failing=failing, inputs=input_values(arguments.inputs, "", namespace), service=arguments.service,
-            timeout=END if arguments.timeout is None else arguments.timeout.total_seconds(),
-            cells=cells_of(shell), namespace=namespace, say=work.say,
-        )  # fmt: skip
+    inputs = input_values(arguments.inputs, "", namespace)
+    try:
+        with showing.work(f"Checking {arguments.task_type}", done=f"Check of {arguments.task_type}") as work:
+            report = check_type(
+                workspace, arguments.task_type, arguments.version,
+                task=task, failing=failing, inputs=inputs, service=arguments.service,
+                timeout=END if arguments.timeout is None else arguments.timeout.total_seconds(),
+                cells=cells_of(shell), namespace=namespace, say=work.say,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise TaskStopped(
+            f"the check of {arguments.task_type} was stopped; the jobs that it made are deleted in the background"
+        ) from None
     if arguments.strict:
         report.raise_for_findings()
     return report

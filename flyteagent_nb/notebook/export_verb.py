@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.errors import TaskStopped
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.check_verb import cells_of
 from flyteagent_nb.notebook.doctor import Diagnosis
@@ -59,12 +60,16 @@ def run_export(arguments: AgentArguments, workspace: Workspace, showing: Showing
     Raises:
         ExportError: there is no agent to export, or the folder holds something else.
         TaskTypeNotFoundError: no agent here serves one of the types.
+        TaskStopped: the stop button.
     """
     types = [name for text in arguments.types for name in text.split(",") if name]
-    with showing.work(f"Exporting to {arguments.folder}", done=f"Export to {arguments.folder}"):
-        return Exported(
-            export(
-                workspace, Path(arguments.folder), types=types, image=arguments.image, namespace=arguments.namespace,
-                cells=cells_of(shell), variables=shell.user_ns,
-            )
-        )  # fmt: skip
+    try:
+        with showing.work(f"Exporting to {arguments.folder}", done=f"Export to {arguments.folder}"):
+            return Exported(
+                export(
+                    workspace, Path(arguments.folder), types=types, image=arguments.image, namespace=arguments.namespace,
+                    cells=cells_of(shell), variables=shell.user_ns,
+                )
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise TaskStopped(f"the export to {arguments.folder} was stopped before anything was put there") from None

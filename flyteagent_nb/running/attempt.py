@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -28,6 +30,7 @@ from flyteagent_nb.errors import (
     TaskTypeNotFoundError,
 )
 from flyteagent_nb.running import propeller
+from flyteagent_nb.running.clocks import age
 from flyteagent_nb.running.interface import interface_mismatch
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
 from flyteagent_nb.running.metadata import attempt_metadata
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.driven import Driven
     from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.runner import Runner
+
+LAST_LOOK = 5.0
+"""Seconds that a get may go on after the attempt's time is up."""
 
 DELETE_TRIES = 5
 """How often a delete that fails is sent, with a growing pause between."""
@@ -132,8 +138,13 @@ class Attempt:
         """
         self._prefix = record.output_prefix
         self._resource_meta = record.resource_meta
-        self._began = time.monotonic() - max(0.0, time.time() - record.intended)
-        self._driven.began = self._began
+        known = age(record.intended, record.clock)
+        self._began = self._driven.began = time.monotonic() - known.seconds
+        if known.off:
+            self._note(
+                f"the wall clock was set, or is off, by {timedelta(seconds=round(abs(known.off)))} since the job was created: its time is "
+                f"reckoned as {timedelta(seconds=round(known.seconds))}"
+            )
         return await self._follow(resolved)
 
     def not_again(self, failure: Failure) -> Ended:
@@ -310,22 +321,21 @@ class Attempt:
             if driven.cancelled:
                 await self._abort(resolved)
             left = self._time_left()
-            if left is not None and left <= 0:
-                await self._delete(resolved)
-                await runner.journal.ended(driven.run.id, "FAILED", "timeout")
-                return self._timed_out()
+            # As propeller does: a last look first, for a job that has ended in its time and was not asked since.
+            is_late = left is not None and left <= 0
+            within = deadline if left is None else min(max(left, LAST_LOOK), deadline or math.inf)
             polls += 1
             try:
-                resource = await runner.interruptible(driven, self._get(resolved, request, deadline))
+                resource = await runner.interruptible(driven, self._get(resolved, request, within))
                 phase = propeller.resolve_phase(resource)
             except Cancelled:
                 await self._abort(resolved)
             except (grpc.aio.AioRpcError, propeller.UnknownPhaseError) as error:
+                if is_late:
+                    return await self._out_of_time(resolved)
                 failures += 1
                 failing_since = failing_since or time.monotonic()
-                said = (
-                    status_words(error, "GetTask", deadline) if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                )
+                said = status_words(error, "GetTask", within) if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 limit = driven.settings.poll_failure_limit
                 runner.publish(driven, message=poll_failed(said, failures, pace, limit))
                 if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
@@ -341,6 +351,13 @@ class Attempt:
             if step is not Step.WAIT:
                 await runner.journal.ended(driven.run.id, phase.name, runner.masking.text(resource.message))
                 return await self._act(step, phase, resource)
+            if is_late:
+                return await self._out_of_time(resolved)
+
+    async def _out_of_time(self, resolved: Resolved) -> Failure:
+        await self._delete(resolved)
+        await self._runner.journal.ended(self._driven.run.id, "FAILED", "timeout")
+        return self._timed_out()
 
     async def _get(self, before: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
         resolved = await self._resolve_again(before)

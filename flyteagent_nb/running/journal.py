@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flyteagent_nb.errors import FlyteAgentNBError
+from flyteagent_nb.running.clocks import machine_clock
 
 KEPT_IN_JOURNAL = 64 * 1024
 """Bytes of literals that are kept in the journal itself; more are a file in the run's folder."""
@@ -37,6 +38,7 @@ class AttemptRecord:
         outcome: ``intended``, ``created``, ``unknown`` (a create that ended without an answer), or the final phase's name.
         message: the last error or message of the attempt.
         intended: when the create was about to leave, in seconds since the epoch.
+        clock: the same by the machine's own clock, as ``machine_clock`` tells it; empty where that is not on record.
     """
 
     number: int
@@ -46,6 +48,7 @@ class AttemptRecord:
     outcome: str = "intended"
     message: str = ""
     intended: float = field(default_factory=time.time)
+    clock: str = field(default_factory=machine_clock)
 
 
 @dataclass(frozen=True, slots=True)

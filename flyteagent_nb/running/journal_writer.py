@@ -91,7 +91,7 @@ class Book(Protocol):
         """What :meth:`write` wrote last is not there: it has to be written again."""
 
     def moved(self) -> None:
-        """The journal is another file than before: only runs that were not written yet will be on record."""
+        """The journal is another file than before: what is followed here must be written anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,23 +320,32 @@ class Writer:
         self._warn(f"note: the journal in {self._folder} is written again, with the runs that are under way.")
 
     def _open(self, sign: bool = False) -> tuple[sqlite3.Connection, Claim]:
+        path = self._folder / FILE
+        is_other = self._connection is not None and _identity(path) != self._file
+        if is_other:
+            self._disconnect()  # another kernel put it aside, or somebody removed it
         if self._connection is not None and not sign and self.claim is not None:
             return self._connection, self.claim
-        path = self._folder / FILE
-        if self._connection is not None and _identity(path) != self._file:
-            self._disconnect()  # another kernel put it aside, or somebody removed it
         if self._connection is None:
             self._connection = prepare(self._folder, BUSY)
             before, self._file = self._file, _identity(path)
-            if before not in (0, self._file):
+            if is_other or before not in (
+                0,
+                self._file,
+            ):  # the next file may be given the number of the one that has gone
                 self._book.moved()
                 self._warn(
-                    f"note: {path} was removed or put aside, and begun anew; runs under way are not on record any more."
+                    f"note: {path} was removed or put aside, and is begun anew with the runs that are under way here; "
+                    "earlier ones are not on record any more."
                 )
             if self.claim is None:
                 self.claim = Claim(self._folder / "owners")
+            else:
+                self.claim.hold()
             self._sign(self._connection, self.claim)
         assert self.claim is not None
+        if sign:
+            self.claim.hold()
         return self._connection, self.claim
 
     def _sign(self, connection: sqlite3.Connection, owner: Claim) -> None:

@@ -65,14 +65,31 @@ class Claim:
         self.pid = os.getpid()
         private_folder(folder)
         self._path = folder / f"{self.id}.lock"
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = self._locked()
         _held.add(self.id)
+
+    def hold(self) -> None:
+        """Go on holding it: where somebody removed the file, or its folder, there is a new one of the same name.
+
+        Raises:
+            OSError: it cannot be made or locked.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
+                return
+        private_folder(self._path.parent)
+        before, self._file = self._file, self._locked()
+        os.close(before)
+
+    def _locked(self) -> int:
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            if not _lock(self._file):
+            if not _lock(file):
                 raise OSError(f"{self._path} is locked by somebody else")
         except OSError:
-            self.release()
+            os.close(file)
             raise
+        return file
 
     def release(self) -> None:
         """Let go. Idempotent; a forked child's does nothing."""

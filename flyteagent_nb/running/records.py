@@ -22,7 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 """What :func:`run_of` reads of a run's row."""
 
-ATTEMPT_COLUMNS = ("number", "service", "prefix", "meta", "outcome", "message", "intended")
+ATTEMPT_COLUMNS = ("number", "service", "prefix", "meta", "outcome", "message", "intended", "clock")
 """What :func:`attempt_of` reads of an attempt's row."""
 
 LATEST = 253_402_300_799.0
@@ -75,7 +75,7 @@ def run_of(row: Sequence[Any], attempts: Iterable[AttemptRecord], owners: Mappin
 
 def attempt_of(fields: Sequence[Any]) -> AttemptRecord:
     """The attempt that a row of ATTEMPT_COLUMNS tells of."""
-    number, service, prefix, meta, outcome, message, intended = fields
+    number, service, prefix, meta, outcome, message, intended, clock = fields
     return AttemptRecord(
         number=number if isinstance(number, int) else 0,
         service=str(service),
@@ -84,6 +84,7 @@ def attempt_of(fields: Sequence[Any]) -> AttemptRecord:
         outcome=str(outcome),
         message=str(message),
         intended=intended if _is_time(intended) else 0.0,
+        clock=str(clock),
     )
 
 

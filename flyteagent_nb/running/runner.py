@@ -322,6 +322,8 @@ class Runner:
             phase, error = "ABORTED", self._aborted(driven, stop)
         except Ended as end:
             phase, error, code = end.phase, end.error, end.code
+        except LostError:  # one of the next kind
+            left_alone, phase, error = True, "UNKNOWN", _lost(driven.run.snapshot)
         except FlyteAgentNBError as ours:
             error = ours
         except asyncio.CancelledError:  # the job is left as it is
@@ -331,8 +333,6 @@ class Runner:
             else:  # the runner closes
                 phase = "ABORTED"
                 error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
-        except LostError:
-            left_alone, phase, error = True, "UNKNOWN", _lost(driven.run.snapshot)
         except Exception as bug:  # whatever it is, whoever waits must wake; the cause is kept
             error = FlyteAgentNBError(f"the runner failed on task '{driven.call.name}': {type(bug).__name__}: {bug}")
             error.__cause__ = bug

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.journal import AttemptRecord, RunRecord
 
 FILE = "journal.db"
-VERSION = 1
+VERSION = 2
 _APPLICATION = 0x666C6E62  # "flnb", so that `file` and others can tell what it is
 
 _SCHEMA = """
@@ -39,11 +39,11 @@ CREATE INDEX run_open ON run (submitted, owner) WHERE ended IS NULL;
 CREATE INDEX run_ended ON run (submitted, ended) WHERE ended IS NOT NULL;
 CREATE TABLE attempt (
   run TEXT NOT NULL, number INTEGER NOT NULL, service TEXT NOT NULL, prefix TEXT NOT NULL, meta BLOB, outcome TEXT NOT NULL,
-  message TEXT NOT NULL, intended REAL NOT NULL, PRIMARY KEY (run, number)
+  message TEXT NOT NULL, intended REAL NOT NULL, clock TEXT NOT NULL DEFAULT '', PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 """
 
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS = {1: "ALTER TABLE attempt ADD COLUMN clock TEXT NOT NULL DEFAULT ''"}
 """From a version to the next: what must be run."""
 
 _NETWORK = (
@@ -115,14 +115,19 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def is_remote(folder: Path) -> bool:
-    """Whether the folder is on a network file system, as far as Linux tells."""
+def is_remote(folder: Path, mounts: str = "/proc/self/mounts") -> bool:
+    """Whether the folder is on a network file system, as far as Linux tells.
+
+    Args:
+        folder: it may not exist.
+        mounts: the file that tells what is mounted where.
+    """
     if not sys.platform.startswith("linux"):
         return False
     place, kind = "", ""
     with contextlib.suppress(OSError):
         resolved = str(folder.resolve())
-        for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines():
             _, mount, fs, *_ = line.split(" ")
             mount = mount.replace("\\040", " ")
             if (resolved == mount or resolved.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(place):
@@ -252,11 +257,11 @@ class Shelf:
                 connection.close()
 
     def _records(self, connection: sqlite3.Connection, clause: str, values: tuple[object, ...]) -> list[RunRecord]:
-        columns = ", ".join(COLUMNS)
-        rows = connection.execute(f"SELECT {columns} FROM run {clause}", values).fetchall()
+        rows = connection.execute(f"SELECT {_columns(connection, 'run', COLUMNS)} FROM run {clause}", values).fetchall()
         owners = self._owners(connection, {row[COLUMNS.index("owner")] for row in rows})
         attempts: dict[object, list[AttemptRecord]] = {}
-        sql = f"SELECT run, {', '.join(ATTEMPT_COLUMNS)} FROM attempt WHERE run IN (SELECT id FROM run {clause}) ORDER BY number"
+        columns = _columns(connection, "attempt", ATTEMPT_COLUMNS)
+        sql = f"SELECT run, {columns} FROM attempt WHERE run IN (SELECT id FROM run {clause}) ORDER BY number"
         for run_id, *fields in connection.execute(sql, values):
             attempts.setdefault(run_id, []).append(attempt_of(fields))
         return [run_of(row, attempts.get(row[0], ()), owners) for row in rows]
@@ -270,6 +275,12 @@ class Shelf:
             alive = is_alive(self.folder / "owners", str(owner_id), str(host), seen)
             found[owner_id] = Owner(str(owner_id), str(host).partition("/")[0], pid, str(kernel), alive)
         return found
+
+
+def _columns(connection: sqlite3.Connection, table: str, names: Iterable[str]) -> str:
+    """The columns to read: a journal of an earlier version lacks some until its first writer brings it up to this one."""
+    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    return ", ".join(name if name in there else f"'' AS {name}" for name in names)
 
 
 def _unreadable(path: Path, error: Exception) -> JournalError:

@@ -38,10 +38,10 @@ FORGET_AT_ONCE = 1_000
 
 _RUN = (
     "INSERT OR IGNORE INTO run (id, name, task_type, submitted, ended, phase, state, template, inputs, types, outputs, folder, owner, "
-    "epoch) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,0)"
+    "epoch) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _INTEND = (
-    "INSERT INTO attempt (run, number, service, prefix, outcome, intended, message) SELECT ?,?,?,?,?,?,'' "
+    "INSERT INTO attempt (run, number, service, prefix, outcome, intended, clock, message) SELECT ?,?,?,?,?,?,?,'' "
     "WHERE EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _CREATED = "UPDATE attempt SET meta=?, outcome='created' WHERE run=? AND number=?"
@@ -50,7 +50,7 @@ _END = (
     "AND EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _ATTEMPT = (
-    "INSERT OR REPLACE INTO attempt (run, number, service, prefix, meta, outcome, message, intended) SELECT ?,?,?,?,?,?,?,? "
+    "INSERT OR REPLACE INTO attempt (run, number, service, prefix, meta, outcome, message, intended, clock) SELECT ?,?,?,?,?,?,?,?,? "
     "WHERE EXISTS (SELECT 1 FROM run WHERE id=? AND owner=? AND epoch=?)"
 )
 _STATE = "UPDATE run SET phase=?, ended=?, state=?, outputs=coalesce(?, outputs) WHERE id=? AND owner=? AND epoch=?"
@@ -85,9 +85,11 @@ class SQLiteJournal(MemoryJournal):
         self.runs_folder = runs_folder
         self._writer = Writer(folder, kernel, self, warn)
         self._epochs: dict[str, int] = {}  # of the runs that are on record here, or will be
-        self._followed: set[str] = set()  # those of them that this kernel follows
+        # Those of them that this kernel follows, with their newest state: what is needed to write them once more.
+        self._followed: dict[str, tuple[RunSnapshot, Sent]] = {}
         # What the writer takes; under its lock.
         self._begun: dict[str, tuple[RunSnapshot, Sent]] = {}  # until they are written
+        self._moved: set[str] = set()  # whose attempts have to be written into another file
         self._states: dict[str, tuple[RunSnapshot, int]] = {}  # with their epochs
         self._outputs: dict[str, bytes] = {}
         self._writing: tuple[dict[str, tuple[RunSnapshot, int]], dict[str, bytes]] = ({}, {})
@@ -108,8 +110,7 @@ class SQLiteJournal(MemoryJournal):
             return
         with self._writer.lock:
             self._epochs[run_id] = 0
-            self._followed.add(run_id)
-            self._begun[run_id] = snapshot, sent
+            self._begun[run_id] = self._followed[run_id] = snapshot, sent
         self._writer.nudge()
 
     def adopt(self, record: RunRecord) -> None:
@@ -117,7 +118,7 @@ class SQLiteJournal(MemoryJournal):
         super().adopt(record)
         with self._writer.lock:
             self._epochs[record.snapshot.id] = record.epoch
-            self._followed.add(record.snapshot.id)
+            self._followed[record.snapshot.id] = record.snapshot, record.sent
 
     async def intend(self, run_id: str, attempt: AttemptRecord) -> None:
         """CreateTask is about to leave. Returns once that is on record, or where nothing can be written.
@@ -128,7 +129,7 @@ class SQLiteJournal(MemoryJournal):
         await super().intend(run_id, attempt)
         if run_id in self._epochs:
             a = attempt
-            row = (run_id, a.number, a.service, _storable(a.output_prefix), a.outcome, a.intended)
+            row = (run_id, a.number, a.service, _storable(a.output_prefix), a.outcome, a.intended, a.clock)
             await self._writer.wait(lambda c: self._intend(c, row), run_id)
 
     async def created(self, run_id: str, resource_meta: bytes) -> None:
@@ -161,6 +162,7 @@ class SQLiteJournal(MemoryJournal):
             if snapshot.id not in self._followed:
                 return
             self._states[snapshot.id] = snapshot, self._epochs[snapshot.id]
+            self._followed[snapshot.id] = snapshot, self._followed[snapshot.id][1]
         self._writer.nudge()
 
     def finished(self, snapshot: RunSnapshot, outputs: bytes | None) -> None:
@@ -172,7 +174,7 @@ class SQLiteJournal(MemoryJournal):
             if self._writer.trouble and run_id in self._begun:  # nobody will want to follow it
                 self._drop(run_id)
                 return
-            self._followed.discard(run_id)
+            del self._followed[run_id]
             self._states[run_id] = snapshot, self._epochs[run_id]
             if outputs is not None:
                 self._outputs[run_id] = outputs
@@ -181,7 +183,7 @@ class SQLiteJournal(MemoryJournal):
     def released(self, run_id: str) -> None:
         """A run is not followed any more, and has not ended."""
         with self._writer.lock:
-            self._followed.discard(run_id)
+            self._followed.pop(run_id, None)
         if run_id in self._epochs and not self.trouble:
             self._attempts.pop(run_id, None)  # what is on record counts from here on
 
@@ -291,7 +293,9 @@ class SQLiteJournal(MemoryJournal):
     def write(self, connection: sqlite3.Connection, owner: str, *, look: bool) -> Callable[[], object]:
         """Write the newest states."""
         with self._writer.lock:
-            followed = [(r, owner, self._epochs.get(r)) for r in self._followed - self._begun.keys()] if look else []
+            followed = (
+                [(r, owner, self._epochs.get(r)) for r in self._followed.keys() - self._begun.keys()] if look else []
+            )
             self._writing = (states, outputs) = self._states, self._outputs
             self._states, self._outputs = {}, {}
         states = dict(states)
@@ -304,22 +308,27 @@ class SQLiteJournal(MemoryJournal):
         written = connection.executemany(_STATE, rows).rowcount if rows else 0
         if written != len(rows):
             followed += [row[4:] for row in rows]
+        self._write_attempts(connection, owner, self._moved)
         lost = [row[0] for row in followed if connection.execute(_MINE, row).fetchone() is None]
         return lambda: self._committed(lost)
 
     def write_missed(self, connection: sqlite3.Connection, owner: str, missed: set[str]) -> Callable[[], object]:
         """Write the runs that began while nothing could be written, and the attempts of all those under way."""
         self.write_first(connection, owner)
+        self._write_attempts(connection, owner, missed)
+        return self.write(connection, owner, look=True)
+
+    def _write_attempts(self, connection: sqlite3.Connection, owner: str, run_ids: set[str]) -> None:
+        """Write all attempts of runs that are on record already."""
         rows = [
             (
                 run_id, a.number, a.service, _storable(a.output_prefix), a.resource_meta, a.outcome, _storable(a.message),
-                a.intended, run_id, owner, self._epochs.get(run_id),
+                a.intended, a.clock, run_id, owner, self._epochs.get(run_id),
             )
-            for run_id in missed
+            for run_id in run_ids
             for a in self._attempts.get(run_id, ())
         ]  # fmt: skip
         connection.executemany(_ATTEMPT, rows)
-        return self.write(connection, owner, look=True)
 
     def not_written(self) -> None:
         """What was written last is not there."""
@@ -330,25 +339,32 @@ class SQLiteJournal(MemoryJournal):
             self._inserted.clear()
 
     def moved(self) -> None:
-        """The journal is another file: what was written before is not in it."""
+        """The journal is another file: what is followed begins anew in it, with its attempts; the rest is gone."""
         with self._writer.lock:
             for run_id in self._epochs.keys() - self._begun.keys():
-                self._drop(run_id)
+                if run_id in self._followed:
+                    self._begun[run_id] = self._followed[run_id]
+                    self._moved.add(run_id)
+                else:
+                    self._drop(run_id)
 
     def _committed(self, lost: list[str]) -> None:
         with self._writer.lock:
             self._writing = ({}, {})
             for run_id in self._inserted:
                 self._begun.pop(run_id, None)
+            self._moved -= self._inserted
             self._inserted.clear()
             lost = [run_id for run_id in lost if run_id in self._followed]
-            self._followed.difference_update(lost)
+            for run_id in lost:
+                del self._followed[run_id]
         for run_id in lost:
             for callback in self._lost:
                 callback(run_id)
 
     def _drop(self, run_id: str) -> None:
-        self._followed.discard(run_id)
+        self._followed.pop(run_id, None)
+        self._moved.discard(run_id)
         self._writer.missed.discard(run_id)
         for kept in (self._epochs, self._begun, self._states, self._outputs):
             kept.pop(run_id, None)
@@ -373,6 +389,7 @@ class SQLiteJournal(MemoryJournal):
             row = (
                 run_id, _storable(s.name), s.task_type, s.submitted, s.ended, s.phase, _state_of(s), sent.template, sent.inputs,
                 json.dumps(sent.output_types), outputs.get(run_id), _storable(self.runs_folder), owner,
+                self._epochs.get(run_id, 0),
             )  # fmt: skip
             try:
                 connection.execute(_RUN, row)

@@ -1,10 +1,13 @@
-"""What runs print, kept on disk a moment later, for a kernel that comes after this one. One thread; a disk that fails ends it quietly."""
+"""What runs print, kept on disk a moment later, for a kernel that comes after this one. One thread; a disk that fails is tried again."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING
+
+from flyteagent_nb.folders import private_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,11 +70,14 @@ class OutputKeeper:
             if closing:  # a line that nobody ended was not written so far
                 dirty |= self._places.keys()
             for run_id in dirty:
-                try:
-                    self._write(run_id, closing)
-                except OSError:
-                    self._closed = True  # what is in memory stays; nobody must fail for the sake of a copy
-                    return
+                # What is in memory stays, and is tried again with the next line: nobody must fail for the sake of a copy.
+                with contextlib.suppress(OSError):
+                    try:
+                        self._write(run_id, closing)
+                    except FileNotFoundError:  # somebody removed the folder
+                        private_folder(self._folder)
+                        self._places.clear()
+                        self._write(run_id, closing)
             if closing:
                 return
 
@@ -93,8 +99,15 @@ class OutputKeeper:
             data = data[: FILE_LIMIT - size] + "\n[… the rest was not kept …]\n".encode()
             size = FILE_LIMIT
         descriptor = os.open(self._folder / f"{run_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
+        end = os.fstat(descriptor).st_size  # an earlier kernel may have written some
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+        except OSError:  # a full disk: what is half written would be there twice
+            os.ftruncate(descriptor, end)
+            raise
+        finally:
+            os.close(descriptor)
         self._places[run_id] = (buffer, following, size + len(data))
 
     def forget(self, run_id: str) -> None:

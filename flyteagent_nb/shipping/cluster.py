@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from flytekit.configuration import Config, ImageConfig, SerializationSettings
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.exceptions.base import FlyteException
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 LOOK = (0.2, 5.0)
 """Seconds between two looks at an execution: at first, and after a while."""
 
-FAILURES = 10
-"""So many looks may fail in a row before the run is given up; the execution goes on."""
+FAILURES = 5
+"""So many looks must have failed in a row, over the setting ``poll_failure_limit``, before the run is given up; the execution goes on."""
 
 SERVICE = "cluster"
 """The name that stands for the cluster where others have that of an agent service."""
@@ -124,6 +125,7 @@ class _Execution:
         self._inputs = dict(inputs)
         self._cancelled = threading.Event()
         self._began = time.monotonic()
+        self._patience = workspace.config.poll_failure_limit
 
     # --- what a run asks of its control; any thread ---
 
@@ -170,26 +172,27 @@ class _Execution:
         )
         links = (("console", remote.generate_console_url(execution)),)
         self._publish(run, log_links=links, message=f"execution {execution.id.name}")
-        delay, failures, terminated = LOOK[0], 0, False
+        delay, failures, terminated, answered = LOOK[0], 0, False, time.monotonic()
         while True:
-            if self._cancelled.is_set() and not terminated:
-                remote.terminate(execution, "cancelled from a notebook")
-                terminated = True
             try:
+                if self._cancelled.is_set() and not terminated:
+                    remote.terminate(execution, "cancelled from a notebook")
+                    terminated = True
                 execution = remote.sync(execution)
-            except FlyteException as error:
+            except (FlyteException, grpc.RpcError) as error:
                 failures += 1
-                if failures > FAILURES:
-                    raise
-                self._publish(run, message=f"it cannot be asked: {_line(error)}")
+                silent = time.monotonic() - answered
+                if failures >= FAILURES and silent >= self._patience:
+                    raise self._given_up(run, error, silent) from error
+                self._publish(run, message=f"it cannot be asked, for {silent:.0f} s: {_line(error)}")
             else:
-                failures = 0
+                failures, answered = 0, time.monotonic()
                 phase = execution.closure.phase
                 self._publish(run, phase=_PHASES.get(phase, "RUNNING") if not execution.is_done else run.phase)
                 if execution.is_done:
                     return self._ended(run, execution)
             # A cancel wakes it, once.
-            (self._cancelled.wait if not terminated else time.sleep)(delay)
+            (time.sleep if self._cancelled.is_set() else self._cancelled.wait)(delay)
             delay = min(LOOK[1], delay * 1.3)
 
     def _ended(self, run: Run, execution: Any) -> tuple[dict[str, Any], Any]:
@@ -205,6 +208,17 @@ class _Execution:
                 task_type=run.task_type, phase="ABORTED", log_links=run.log_links, attempts=1,
             )  # fmt: skip
         raise self._failed(run, said, code=problem.code if problem is not None else "")
+
+    def _given_up(self, run: Run, error: Exception, silent: float) -> RunFailedError:
+        asked = (
+            "it was to be terminated, which did not get through, and" if self._cancelled.is_set() else "its execution"
+        )
+        return RunFailedError(
+            f"task '{run.name}' ({run.task_type}) is on a cluster that has not answered for {silent:.0f} s: {asked} may still run. "
+            f"{_line(error)}",
+            run_id=run.id, task=run.name, task_type=run.task_type, phase="FAILED", log_links=run.log_links, attempts=1,
+            agent_message=_line(error), hint="the console tells what became of it; %config FlyteAgentNB.poll_failure_limit waits longer",
+        )  # fmt: skip
 
     def _failed(self, run: Run, said: str, *, code: str = "", cause: Exception | None = None) -> RunFailedError:
         error = RunFailedError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import wire
@@ -24,8 +27,7 @@ from flyteagent_nb.shipping.module import ELSEWHERE, make_module
 from flyteagent_nb.shipping.templates import render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.need import Need
@@ -123,13 +125,16 @@ def export(
     }  # fmt: skip
     texts = {path: render(template, **values) for path, template in FILES.items()}
     texts[f"{module_name}.py"] = module.source
-    _write(folder, texts, before)
+    with _beside(folder) as made:
+        _write(made, texts)
+        tried = _tried(made, module_name, entries, module)
+        _put_in_place(made, folder, before)
     findings = [
         *module.findings,
         *_of_pins(pins),
         *_of_routes(workspace, entries),
         *_of_sensors(variables or {}),
-        *_tried(folder, module_name, entries, module),
+        *tried,
     ]
     files = tuple(sorted(texts))
     masked = tuple(f._replace(told=masking.text(f.told)) for f in findings)
@@ -251,18 +256,22 @@ def _of_sensors(variables: Mapping[str, Any]) -> list[Finding]:
 
 def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: AgentModule) -> list[Finding]:
     """Import the module as a service would, with nothing of this kernel."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", _TRY, module],  # no __pycache__ in the folder
-            cwd=folder, capture_output=True, text=True, timeout=IMPORT_WAIT, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        told = f"its import took longer than {IMPORT_WAIT:g} s"
-        return [Finding("bad", ELSEWHERE, told, "what takes long belongs into create() or do()")]
-    line = next((line for line in done.stdout.splitlines() if line.startswith("TYPES")), "")
+    with subprocess.Popen(
+        [sys.executable, "-B", "-c", _TRY, module],
+        cwd=folder, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            answer, complaints = process.communicate(timeout=IMPORT_WAIT)
+        except subprocess.TimeoutExpired:
+            told = f"its import took longer than {IMPORT_WAIT:g} s"
+            return [Finding("bad", ELSEWHERE, told, "what takes long belongs into create() or do()")]
+        finally:  # the stop button, too: nothing of it goes on
+            process.kill()
+            process.wait()
+    line = next((line for line in answer.splitlines() if line.startswith("TYPES")), "")
     if not line:
-        said = [text for text in done.stderr.splitlines() if text.strip()]
-        told = f"{module}.py does not import: {said[-1].strip()[:300] if said else f'code {done.returncode}'}"
+        said = [text for text in complaints.splitlines() if text.strip()]
+        told = f"{module}.py does not import: {said[-1].strip()[:300] if said else f'code {process.returncode}'}"
         return [Finding("bad", ELSEWHERE, told, "mend the cells, and export again")]
     served = {(name, version) for name, version in json.loads(line.removeprefix("TYPES"))}
     ours = {(e.task_type, e.version) for e in entries if e.package == NOTEBOOK}
@@ -303,17 +312,46 @@ def _record_of(folder: Path) -> dict[str, str]:
     return dict(before)
 
 
-def _write(folder: Path, texts: Mapping[str, str], before: Mapping[str, str]) -> None:
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside the one that is wanted, so that nothing half written lies where the whole is looked for; what is left goes."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in before.keys() - texts.keys():  # of agents that are not exported any more
-            (folder / path).unlink(missing_ok=True)
-        for path, text in texts.items():
-            (folder / path).write_text(text, encoding="utf-8")
-        hashes = {path: _digest(folder / path) for path in sorted(texts)}
-        (folder / RECORD).write_text(json.dumps({"files": hashes}, indent=1) + "\n", encoding="utf-8")
+        place = folder.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{place.name}-", dir=place.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            made = Path(scratch) / place.name
+            made.mkdir()  # with the mode of any new folder, unlike the one around it
+            yield made
     except OSError as error:
         raise ExportError(f"{folder} cannot be written: {error.strerror}", hint="name another folder") from error
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    for path, text in texts.items():
+        (folder / path).write_text(text, encoding="utf-8")
+    hashes = {path: _digest(folder / path) for path in sorted(texts)}
+    (folder / RECORD).write_text(json.dumps({"files": hashes}, indent=1) + "\n", encoding="utf-8")
+
+
+def _put_in_place(made: Path, folder: Path, before: Mapping[str, str]) -> None:
+    """Rename the folder that was written, or its files into an earlier export, whose record is away meanwhile.
+
+    Raises:
+        ExportError: somebody else has written there since.
+    """
+    if _record_of(folder) != before:
+        raise ExportError(f"{folder} was exported by another kernel meanwhile", hint="export again")
+    if not folder.exists():
+        made.rename(folder)
+        return
+    new = sorted(path.name for path in made.iterdir() if path.name != RECORD)
+    (folder / RECORD).unlink(missing_ok=True)
+    for path in before.keys() - set(new):  # of agents that are not exported any more
+        (folder / path).unlink(missing_ok=True)
+    for path in (*new, RECORD):
+        (made / path).replace(folder / path)
 
 
 def _digest(path: Path) -> str:

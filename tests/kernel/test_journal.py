@@ -423,7 +423,19 @@ def test_two_kernels_see_one_list_and_each_run_has_one_owner(agents: Story, new_
 def test_nothing_is_open_in_the_end(agents: Story, new_kernel: NewKernel) -> None:
     kernel = new_kernel(**environment(agents.folder))
     assert "open" not in kernel.ok(LOAD).stdout
-    assert kernel.value("%agent runs --prune") == kernel.value("%agent runs --prune")
+    listed = "sorted(run.id for run in get_ipython().run_line_magic('agent', 'runs --all'))"
+    assert kernel.value("pruned = %agent runs --prune\npruned.run_ids") == "[]"
+    kernel.ok("%config FlyteAgentNB.runs_kept = 5")
+    before = eval(kernel.value(listed))
+    told = kernel.ok("would = %agent runs --prune\nwould")
+    assert f"{len(before) - 5} runs, with inputs, outputs and logs" in told.text
+    would = eval(kernel.value("would.run_ids"))
+    assert eval(kernel.value(listed)) == before and len(set(would)) == len(before) - 5  # told, and not done
+    runs = agents.folder / "data" / "runs"
+    files = {path.name for path in runs.iterdir()}
+    assert eval(kernel.value("gone = %agent runs --prune --yes\ngone.run_ids")) == would
+    assert eval(kernel.value(listed)) == sorted(set(before) - set(would))
+    assert {path.name for path in runs.iterdir()} == {name for name in files if name[:10] not in would} != files
 
 
 # --- the ends of a kernel's work that it has time for ---

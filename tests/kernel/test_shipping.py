@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from scripted_tasks import until
 
-from kernel.harness import LOAD, ROOT
+from kernel.harness import LOAD, ROOT, children
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,14 @@ class Forgetful(Sound):
 ConnectorRegistry.register(Forgetful("forgetful"))
 job = PythonTask("forgetful", "good", None, interface=Interface({"year": int}, {"n": int}))
 """
+ENDLESS = """
+class Endless(Sound):
+    name = "Endless"
+    phases = Sound.phases[1:2]
+
+ConnectorRegistry.register(Endless("endless"))
+job = PythonTask("endless", "good", None, interface=Interface({}, {"n": int}))
+"""
 CLOSURE = """
 def made(secret):
     class Inner(Sound):
@@ -68,6 +77,34 @@ def test_an_agent_of_a_cell_is_checked_in_another_process(kernel: Kernel) -> Non
     assert kernel.complete("%agent check forg") == ["forgetful"]
     assert kernel.complete("%agent check forgetful --task j") == ["job"]
     assert kernel.complete("%agent check forgetful --task job y") == ["year="]
+
+
+def test_the_stop_button_ends_both_and_leaves_nothing(kernel: Kernel) -> None:
+    kernel.ok(LOAD)
+    kernel.ok(HEAD)
+    kernel.ok(ENDLESS)
+    check = kernel.start("%agent check endless --task job")
+    until(lambda: jobs_of(kernel))
+    kernel.interrupt()
+    cell = kernel.finish(check)
+    assert (
+        cell.ename == "TaskStopped"
+        and "the check of endless was stopped; the jobs that it made are deleted" in cell.error
+    )
+    until(lambda: not jobs_of(kernel))
+    until(lambda: not children(kernel.pid))  # the second service
+    export = kernel.start("%agent export out/deep")
+    until(lambda: list((kernel.temporary / "out").glob(".deep-*/deep/deep_agents.py")))
+    kernel.interrupt()
+    cell = kernel.finish(export)
+    assert cell.ename == "TaskStopped" and "was stopped before anything was put there" in cell.error
+    assert list((kernel.temporary / "out").iterdir()) == []
+    # One that had just begun may be ended and not yet be taken note of: Python does so with the next one.
+    until(lambda: all(line.split()[1].startswith("Z") for line in children(kernel.pid)))
+
+
+def jobs_of(kernel: Kernel) -> list[str]:
+    return [path.name for path in kernel.temporary.iterdir() if len(path.name) == 32]
 
 
 def test_an_agent_that_cannot_leave_the_kernel(kernel: Kernel, tmp_path: Path) -> None:
