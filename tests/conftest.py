@@ -13,8 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
 _HOME = Path(tempfile.mkdtemp(prefix="fa-home-"))
 
@@ -49,6 +51,12 @@ if sys.version_info < (3, 11):
 _figures: list[str] = []
 
 
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tells a figure at the end of the session."""
+    return lambda text: record_property("figure", text)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what a test measured; of a test that ran in a worker too, which sends its reports here."""
     if report.when == "teardown":
@@ -58,7 +66,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what was measured on the way."""
     if _figures:
-        terminalreporter.section("measured in the browser")
+        terminalreporter.section("measured on the way")
         for line in _figures:
             terminalreporter.line(line)
 

@@ -326,7 +326,7 @@ def test_settings_of_a_function_that_do_not_fit_are_told(line: str, body: str, t
         ("kind", "a: [1", "the cell is not YAML: line", None),
         ("kind", "- 1", "the cell is a list", None),
         ("kind", "just text", "the cell is a str", None),
-        ("kind", "# nothing", "the cell is a NoneType", None),
+        ("kind", "# nothing", "the cell is empty, and the configuration of a task is a mapping", None),
         ("kind", "a: 2024-01-01", "what JSON cannot", None),
         ("kind", "a: !!python/object:os.system {}", "the cell is not YAML", None),
         ("kind --lang sql", "SELECT 1", "no installed plug-in has an SQL task for 'kind'", None),

@@ -449,7 +449,7 @@ class Runner:
         return masked
 
     def publish(self, driven: Driven, **changes: Any) -> None:
-        """Show a changed state, where it is another than before; a new phase is added to the phases."""
+        """Show a state, and put it on record where it is another than before; a new phase is added to the phases."""
         snapshot = driven.run.snapshot
         if self.masking.active:
             changes = {name: self.masking.value(value) for name, value in changes.items()}
@@ -458,9 +458,9 @@ class Runner:
         if phase != snapshot.phase or attempt != snapshot.attempt:
             changes["phases"] = (*snapshot.phases, PhaseChange(phase, time.time(), attempt))
         changed = snapshot._replace(**changes)
+        driven.run.publish(changed)  # whoever watches looks again: what the job prints is no part of the state
         if changed == snapshot:  # as after most polls
             return
-        driven.run.publish(changed)
         if driven.recorded or driven.record is not None:
             self.journal.changed(changed)
 

@@ -37,12 +37,6 @@ def _missing() -> str:
     return "" if find_chromium() else "no Chromium: install chromium, or name one in CHROMIUM"
 
 
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Tells a figure at the end of the session."""
-    return lambda text: record_property("figure", text)
-
-
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import sys
@@ -10,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,7 +17,7 @@ from launch.dockerfile import Dockerfile, parse
 from launch.environments import ROOT, find_python, install, make, run, shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 REPO2DOCKER = "jupyter-repo2docker==2026.4.0"
 
@@ -42,22 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent.name == "launch":
             item.add_marker(pytest.mark.launch)
             item.add_marker(pytest.mark.timeout(900))
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell what was measured on the way, in whichever process."""
-    reports = [report for kind in terminalreporter.stats.values() for report in kind]
-    told = [each for report in reports if getattr(report, "when", "") == "call" for each in report.user_properties]
-    if figures := [value for name, value in told if name == "figure"]:
-        terminalreporter.section("measured at the launch")
-        for line in figures:
-            terminalreporter.line(line)
-
-
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Tells a figure at the end of the session."""
-    return functools.partial(record_property, "figure")
 
 
 @pytest.fixture(scope="session")
