@@ -74,6 +74,17 @@ class CreatesSlowly(Sound):
         raise AssertionError
 
 
+class AnswersLater(Sound):
+    """The job is there before the service is told of it."""
+
+    let = asyncio.Event()
+
+    async def create(self, task_template: Any, inputs: Any = None, **kwargs: Any) -> JobMeta:
+        meta = await super().create(task_template, inputs, **kwargs)
+        await self.let.wait()
+        return meta
+
+
 @dataclass
 class EmptyMeta(ResourceMeta):
     def encode(self) -> bytes:

@@ -13,12 +13,13 @@ import sound
 from elsewhere_jobs import TASK_TYPE
 from flyteidl.admin.agent_pb2 import Agent, TaskCategory
 from flytekit.sensor.file_sensor import FileSensor
-from scripted_tasks import scripted_task
+from scripted_tasks import scripted_task, until
 from test_connections import quick
 
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import ArgumentError, CheckError, TaskTypeNotFoundError
 from flyteagent_nb.findings import Finding
+from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.notebook.check_verb import CheckReport, check_type
 from flyteagent_nb.shipping import judging
 from flyteagent_nb.shipping.check import Check, Subject
@@ -143,6 +144,20 @@ def test_a_create_past_its_deadline(workspace: Workspace, jobs: Path) -> None:
     found = checked(workspace, sound.CreatesSlowly, failing=False)
     assert "longer than its deadline, 0.3 s" in found["create"].told and found["create"].sign == "bad"
     assert found["restart"].sign == "skip"
+
+
+def test_a_check_that_is_stopped_while_it_creates_leaves_no_job(workspace: Workspace, jobs: Path) -> None:
+    agent, thread = sound.AnswersLater(), get_loop_thread()
+    workspace.catalog.register(agent)
+    try:
+        subject = Subject("sound", call=workspace.call_of(scripted_task("sound", name="good", **JOB), {}))
+        check = thread.submit(HereCheck(workspace, subject, lambda text: None).run())
+        until(lambda: list(jobs.iterdir()))
+        check.cancel()
+        thread.loop.call_soon_threadsafe(agent.let.set)
+        until(lambda: not list(jobs.iterdir()))
+    finally:
+        workspace.catalog.remove("sound")
 
 
 def test_a_job_that_does_not_end(workspace: Workspace, jobs: Path) -> None:
@@ -295,7 +310,7 @@ def test_our_own_agent_says_what_it_is(workspace: Workspace) -> None:
 MODULE = """
 import sound
 from flytekit.extend.backend.base_connector import ConnectorRegistry
-from scripted_tasks import scripted_task
+from scripted_tasks import scripted_task, until
 
 JOBS = {}
 

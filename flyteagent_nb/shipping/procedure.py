@@ -79,7 +79,7 @@ class Procedure:
         self._settings = settings
         self._storage = storage
         self._say = say
-        self._open: dict[bytes, int] = {}  # jobs that may still run
+        self._open: set[bytes] = set()  # jobs that may still run
 
     async def sync(self) -> None:
         """A sync agent: one call does it all."""
@@ -119,7 +119,7 @@ class Procedure:
         driver = await self._driver(self._call)
         try:
             self._say("creating a job")
-            created = await driver.create()
+            created = await self._create(driver)
             found = judging.call("create", "CreateTask", [created], expected=_CREATE)
             self._add(judging.meta(created.value) or found if created.value is not None else found)
             if created.value is None:
@@ -127,12 +127,11 @@ class Procedure:
                 await self._judge_failures(())
                 return
             one = created.value
-            self._open[one] = 1
             began = time.monotonic()
             gets, last = await self._follow(driver, one)
             self._judge_gets(gets, last, time.monotonic() - began)
             if last is not None and _is_final(last):
-                self._open.pop(one, None)
+                self._open.discard(one)
                 if propeller.resolve_phase(last) is propeller.Phase.SUCCEEDED:
                     await self._outputs(driver, 1, last)
                 else:
@@ -151,6 +150,17 @@ class Procedure:
             await self._judge_failures([g.error for g in gets if g.failed])
         finally:
             await self._clean_up(driver)
+
+    async def _create(self, driver: JobDriver) -> Reply[bytes]:
+        """A job, which may still run. A check that is stopped waits for the answer: the job would be left behind."""
+        creating = asyncio.ensure_future(driver.create())
+        try:
+            await asyncio.shield(creating)
+        finally:
+            reply = await creating
+            if reply.value is not None:
+                self._open.add(reply.value)
+        return reply
 
     async def _follow(
         self, driver: JobDriver, meta: bytes, job: int = 1
@@ -203,15 +213,14 @@ class Procedure:
     async def _delete_twice(self, driver: JobDriver) -> bytes | None:
         """A second job, deleted at once and once more; its resource meta."""
         self._say("deleting a job twice")
-        created = await driver.create()
+        created = await self._create(driver)
         if created.value is None:
             self._skip(["delete", "delete twice"], f"not tried: the second create failed: {created.error}")
             return None
-        self._open[created.value] = driver.jobs
         first = await driver.delete(created.value)
         self._add(self._judge_delete("delete", first, "a job"))
         if not first.failed:
-            self._open.pop(created.value, None)
+            self._open.discard(created.value)
         self._add(self._judge_delete("delete twice", await driver.delete(created.value), "a job that was deleted"))
         return created.value
 
@@ -257,12 +266,11 @@ class Procedure:
             else:
                 found = found._replace(told=f"a second service ({how}): {found.told}", mend=_NO_MEMORY)
         if found.sign == "ok":
-            created = await driver.create()
+            created = await self._create(driver)
             if created.value is not None:
-                self._open[created.value] = driver.jobs
                 running, deleted = await after.get(created.value, driver.jobs), await after.delete(created.value)
                 if not deleted.failed:
-                    self._open.pop(created.value, None)
+                    self._open.discard(created.value)
                 wrong = running.error or deleted.error
                 if wrong:
                     told = f"a second service ({how}) cannot {'get' if running.failed else 'delete'} a running job: {wrong}"
@@ -271,11 +279,7 @@ class Procedure:
 
     async def _concurrently(self, driver: JobDriver, *, always_same: bool) -> None:
         self._say(f"creating {AT_ONCE} jobs at once")
-        first = driver.jobs + 1
-        replies = await asyncio.gather(*(driver.create() for _ in range(AT_ONCE)))
-        for number, reply in enumerate(replies, first):
-            if reply.value is not None:
-                self._open[reply.value] = number
+        replies = await asyncio.gather(*(self._create(driver) for _ in range(AT_ONCE)))
         self._add(judging.concurrent(replies, always_same=always_same))
 
     async def _failing_sync(self) -> tuple[Reply[Any], Resource | None] | None:
@@ -296,13 +300,14 @@ class Procedure:
         if self._failing_call is not None and not errors:
             self._say("running the task that ought to fail")
             driver = await self._driver(self._failing_call)
-            created = await driver.create()
+            created = await self._create(driver)
             last = None
             if created.value is not None:
                 gets, last = await self._follow(driver, created.value)
                 if last is None or not _is_final(last):
                     errors = [get.error for get in gets if get.failed]
-                    await driver.delete(created.value)
+                else:
+                    self._open.discard(created.value)
             trial = created, last
             driver.forget()
         self._add(judging.failures(errors, trial, "GetTask"))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kernel.harness import Kernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.kernel
 
@@ -197,8 +201,11 @@ def test_a_failing_call_is_our_few_lines(kernel: Kernel, call: str) -> None:
     assert cell.error.splitlines()[1].endswith(" in do")
 
 
-def test_a_cell_that_fails_stops_those_behind_it(kernel: Kernel) -> None:
-    first, second = kernel.start("inc(a=13)"), kernel.start("print('never')")
+def test_a_cell_that_fails_stops_those_behind_it(kernel: Kernel, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    first = kernel.start(f"import pathlib\nuntil(pathlib.Path({str(go)!r}).exists)\ninc(a=13)")
+    second = kernel.start("print('never')")
+    go.touch()  # now the second is on its way, too
     assert kernel.finish(first).status == "error"
     assert kernel.finish(second).status == "aborted"
 
