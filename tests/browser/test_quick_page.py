@@ -61,7 +61,9 @@ def test_the_page_stays_quick(nb: Notebook, figure: Callable[[str], None]) -> No
         f"{len(typed)} keys in {typing * 1e3:.0f} ms"
     )
     assert sum(long) < watched * 1000 * 0.9  # 10 % on a quiet machine; a page that is not quick has no time left
-    panel.button("Cancel all").click()
+    panel.button("Cancel all").dispatch_event(
+        "click"
+    )  # no wait for a frame without a change: on a busy machine there is none
     nb.ok("until(lambda: not scripted.open_jobs)")
     assert nb.value("len(scripted.open_jobs), scripted.count('delete')") == "(0, 100)"
     nb.root.locator("[data-fa-block]").nth(1).wait_for(state="detached")  # the panel is left
