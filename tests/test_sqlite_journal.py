@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import sqlite3
 import stat
@@ -42,6 +43,15 @@ def make(tmp_path: Path) -> Iterator[Callable[..., SQLiteJournal]]:
     yield make
     for journal in made:
         journal.close()
+
+
+def test_what_the_benchmark_puts_on_record_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would tell that the command beside a figure of the README ends in an error."""
+    monkeypatch.syspath_prepend(os.path.join(os.path.dirname(__file__), "benchmarks"))
+    benchmark = importlib.import_module("journal")
+    benchmark.begun(tmp_path)
+    benchmark.fill(tmp_path, 3, ended=False)
+    assert len(Shelf(tmp_path).runs()) == 4
 
 
 # --- what is on record when ---

@@ -95,7 +95,8 @@ def fill(folder: Path, count: int, *, ended: bool, owner: str = "") -> None:
             (count, ended, owner),
         )
         connection.execute(
-            "INSERT INTO attempt SELECT run.id, 1, a.service, a.prefix, a.meta, 'created', '', a.intended FROM run, "
+            "INSERT INTO attempt (run, number, service, prefix, meta, outcome, message, intended, clock) "
+            "SELECT run.id, 1, a.service, a.prefix, a.meta, 'created', '', a.intended, a.clock FROM run, "
             "(SELECT * FROM attempt LIMIT 1) AS a WHERE run.id NOT IN (SELECT run FROM attempt)"
         )
     connection.close()
