@@ -297,17 +297,25 @@ def test_packages(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: shared-agents-{name}\nVersion: 1.{len(name)}\n")
         (info / "RECORD").write_text(f"shared_agents/{name}/agent.py,,\n")
     (tmp_path / "loose_agents.py").write_text("from flytekit.extend.backend.base_agent import SyncAgentBase\n" + AGENT)
-    from flyteagent_nb.serving import catalog as module
+    editable = tmp_path / "edited_project-2.dist-info"
+    editable.mkdir()
+    (editable / "METADATA").write_text("Metadata-Version: 2.1\nName: edited-project\nVersion: 2\n")
+    (editable / "RECORD").write_text("__editable__.edited_project.pth,,\n")
+    (editable / "top_level.txt").write_text("edited_agents\n")
+    (tmp_path / "edited_agents.py").write_text("from flytekit.extend.backend.base_agent import SyncAgentBase\n" + AGENT)
+    from flyteagent_nb.serving.catalog import distribution_of
 
-    module._distributions_by_package.cache_clear()
+    distribution_of.cache_clear()
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
+        import edited_agents  # type: ignore[import-not-found]
         import loose_agents  # type: ignore[import-not-found]
         import shared_agents.one.agent  # type: ignore[import-not-found]
         import shared_agents.two.agent  # type: ignore[import-not-found]
 
         assert catalog.register(shared_agents.one.agent.Fake()).package == "shared-agents-one 1.3"
         assert catalog.register(shared_agents.two.agent.Fake()).package == "shared-agents-two 1.3"
+        assert catalog.register(edited_agents.Fake()).package == "edited-project 2"
         assert catalog.register(loose_agents.Fake()).package == "loose_agents"
         assert catalog.register(loose_agents.Fake(), package="mine 2").package == "mine 2"
         assert catalog.current("fake").package == "mine 2"
@@ -315,7 +323,7 @@ def test_packages(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         entry = catalog.register(loose_agents.Fake())
         assert (entry.package, entry.in_notebook, entry.source) == ("this notebook", True, "__main__:Fake")
     finally:
-        module._distributions_by_package.cache_clear()
+        distribution_of.cache_clear()
         for name in [n for n in sys.modules if n.partition(".")[0] in ("shared_agents", "loose_agents")]:
             del sys.modules[name]
 
