@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flyteagent_nb.notebook import page as page_module
-from flyteagent_nb.notebook.page import APART, AT_MOST, BURST, Block, Page
+from flyteagent_nb.notebook.page import APART, AT_MOST, AT_ONCE, BURST, Block, Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +143,34 @@ def test_ten_times_a_second_at_most_but_for_a_burst(page: Page, shell: Shell) ->
     page.touch(block)
     page.after_cell()  # the end does not wait for its turn
     assert shell.display_pub.texts[-1] == f"{number} over"
+
+
+def test_many_blocks_share_what_a_front_end_can_take(page: Page, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "TOGETHER", 0.02)
+    blocks = [Told(page) for _ in range(40)]
+    for block in blocks:
+        page.show(block)
+    shell.display_pub.until(len(blocks))
+    first, number = len(shell.display_pub.sent), 0
+    began = time.monotonic()
+    until = began + LIMIT
+    while time.monotonic() < until and len(shell.display_pub.sent) < first + 2 * len(blocks):
+        number += 1
+        for block in blocks:
+            block.show(number)
+        time.sleep(0.005)
+    took = time.monotonic() - began
+    updates = shell.display_pub.sent[first:]
+    assert len(updates) <= took / 0.02 + AT_ONCE + 2
+    turns = [content["transient"]["display_id"] for _, _, content in updates]
+    assert {turns.count(block.id) for block in blocks} <= {1, 2, 3}  # each has had its turn, and none took another's
+    clicked, over = blocks[:2]
+    clicked.due = over.ended = True
+    sent = len(shell.display_pub.sent)
+    page.touch(clicked)
+    page.touch(over)
+    shell.display_pub.until(sent + 2)
+    assert {c["transient"]["display_id"] for _, _, c in shell.display_pub.sent[sent:]} >= {clicked.id, over.id}
 
 
 def test_an_update_goes_straight_to_the_front_end(page: Page, shell: Shell) -> None:

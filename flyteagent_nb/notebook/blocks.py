@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.run import Run, RunSnapshot
     from flyteagent_nb.workspace import Workspace
 
-BARS = 0.9, 0.01
-"""Seconds, or share of the time so far, after which bars are worth another look where nothing else has changed."""
+BARS = 0.9, 0.01, 0.1
+"""Seconds, or share of the time so far, or seconds for each block on the page, after which bars are worth another look where nothing
+else has changed."""
 
 LINES_SHOWN = 200
 """Runs that a group shows one by one; the others are counted."""
 
 
-def _has_grown(shown_at: float, elapsed: float) -> bool:
-    return time.monotonic() - shown_at > max(BARS[0], BARS[1] * elapsed)
+def _has_grown(shown_at: float, elapsed: float, crowd: int) -> bool:
+    return time.monotonic() - shown_at > max(BARS[0], BARS[1] * elapsed, BARS[2] * crowd)
 
 
 class RunBlock(Block):
@@ -42,6 +43,7 @@ class RunBlock(Block):
         super().__init__()
         self._run = run
         self._workspace = workspace
+        self._page = page
         self._preview = preview
         self._error = error
         self._shown: tuple[Any, list[str]] | None = None
@@ -56,7 +58,7 @@ class RunBlock(Block):
     def changed(self) -> bool:
         """Whether the run has, or its output; its bar grows all the time. Each look at a job touches it, whatever it finds."""
         s = self._run.snapshot
-        return (s, self._tail()) != self._shown or _has_grown(self._shown_at, s.elapsed)
+        return (s, self._tail()) != self._shown or _has_grown(self._shown_at, s.elapsed, self._page.crowd)
 
     def says(self) -> str:
         """The phase."""
@@ -148,7 +150,7 @@ class GroupBlock(Block):
     def changed(self) -> bool:
         """Whether a run has; the bars grow all the time."""
         return [run.snapshot for run in self.runs] != self._shown or _has_grown(
-            self._shown_at, time.time() - self._began
+            self._shown_at, time.time() - self._began, self._page.crowd
         )
 
     def says(self) -> str:

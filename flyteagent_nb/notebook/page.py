@@ -1,7 +1,8 @@
 """What is shown while it changes: blocks of HTML that are replaced on the page, and the one thread that replaces them.
 
 A block is text and HTML with a display id. Something changes: the block is touched, on whatever thread; the page's thread renders it,
-at most ten times a second, and sends it. A block that has come to its end is sent once more and is plain from then on.
+at most ten times a second, and less often where many blocks change, and sends it. A block that has come to its end is sent once more, at
+once, and is plain from then on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ AT_MOST = 0.1
 
 BURST, APART = 3, 0.03
 """So many updates may come sooner, so many seconds apart: a young run changes quickly, and its changes are not all as far apart."""
+
+TOGETHER, AT_ONCE = 0.05, 20
+"""Seconds between two updates of whichever blocks, on the average, and how many may come sooner: a front end takes some ten
+milliseconds for each. Where they come faster it falls behind, with the answers to cells too, as all stand in one queue."""
 
 SELDOM = 1.0
 """Seconds between two updates where none does: a terminal, papermill, a front end without our widget."""
@@ -123,6 +128,7 @@ class Page:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = self._halted = False
+        self._paced = 0.0  # when the next update of any block would be sent if all were TOGETHER apart
         self._browser: Any = None
         self._pump: Pump | None = None
         self._acts: dict[str, Callable[[dict[str, Any]], object]] = {}
@@ -142,6 +148,11 @@ class Page:
     def connected(self) -> bool:
         """Whether a page has said that it runs our widget."""
         return self._browser is not None and bool(self._browser.ready)
+
+    @property
+    def crowd(self) -> int:
+        """How many blocks share what a front end can take."""
+        return len(self._blocks)
 
     # --- on the main thread ---
 
@@ -261,13 +272,17 @@ class Page:
         browser = self._browser is not None and self._browser.ready
         pauses = [pause for pause in (self._poll(), self._show_due()) if pause is not None]
         pause = min(pauses, default=None)
-        for block_id in tuple(self._touched):
-            block = self._blocks.get(block_id)
+        touched = [(block_id, self._blocks.get(block_id)) for block_id in tuple(self._touched)]
+        for block_id, block in sorted(
+            touched, key=lambda each: each[1].sent if each[1] else 0.0
+        ):  # who has waited longest
             if block is None:
                 self._touched.discard(block_id)
                 continue
             live = block.live
             after = max(block.sent + APART, block.paced - BURST * AT_MOST) if browser else block.sent + SELDOM
+            if not block.due:
+                after = max(after, self._paced - AT_ONCE * TOGETHER)
             left = max(after, block.held) - time.monotonic() if live else 0.0
             if left > 0:
                 pause = left if pause is None else min(pause, left)
@@ -365,6 +380,7 @@ class Page:
         live = block.live
         block.sent, made = time.monotonic(), time.time()
         block.paced = max(block.paced, block.sent) + AT_MOST
+        self._paced = max(self._paced, block.sent) + TOGETHER
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
         block.made = made
         if not live:  # a page that is opened again may still ask for it

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -469,16 +470,20 @@ def prepare(notebook: Notebook) -> None:
 
 @contextlib.contextmanager
 def chromium(scale: float = 1.0) -> Iterator[BrowserContext]:
-    """A headless browser, with one context: what a page has loaded, the next one has at once. ``scale`` is pixels by CSS pixel."""
+    """A headless browser with a profile of its own, which keeps what a page has loaded and compiled. ``scale`` is pixels by CSS pixel."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(), headless=True, args=list(CHROMIUM_ARGUMENTS)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        context = playwright.chromium.launch_persistent_context(
+            profile,
+            executable_path=find_chromium(),
+            headless=True,
+            args=list(CHROMIUM_ARGUMENTS),
+            viewport={"width": 1300, "height": 900},
+            device_scale_factor=scale,
         )
-        context = browser.new_context(viewport={"width": 1300, "height": 900}, device_scale_factor=scale)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         try:
             yield context
         finally:
-            browser.close()
+            context.close()
