@@ -35,11 +35,11 @@ BROKEN = {
 }
 
 PREAMBLE = """
-import importlib, importlib.util, inspect, logging, pickle, sys, threading, builtins, time
+import gc, importlib, importlib.util, inspect, logging, pickle, sys, threading, builtins, time
 from importlib.metadata import EntryPoints
 from flyteagent_nb.serving.catalog import Catalog
 from flyteagent_nb.serving.loading import FlytekitLoading
-plain_import, plain_select = builtins.__import__, EntryPoints.select
+plain_import, plain_select, plain_thresholds = builtins.__import__, EntryPoints.select, gc.get_threshold()
 catalog = Catalog()
 events = []
 def on_loaded():
@@ -48,6 +48,7 @@ def on_loaded():
 def check_clean(finders=0):
     assert builtins.__import__ is plain_import
     assert EntryPoints.select is plain_select
+    assert gc.get_threshold() == plain_thresholds
     assert sum(isinstance(finder, FlytekitLoading) for finder in sys.meta_path) == finders
 hook = FlytekitLoading(on_loaded, catalog.record_broken)
 """
