@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from certificates import Authority
+from flyteidl.admin.agent_pb2 import ExecuteTaskSyncRequest
 from flytekit.extend.backend.base_connector import ConnectorRegistry
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scripted import NoopAgent
@@ -257,3 +258,24 @@ def test_without_a_token_plain_text_goes_anywhere() -> None:
         return repr(service)
 
     assert get_loop_thread().run(make()) == "<AgentService prod at flyte.example:80>"
+
+
+def test_the_word_of_a_service_that_refuses_at_once_is_not_lost(hosting: Callable[[Any], Any]) -> None:
+    """It has ended the call while we are about to write: grpc.aio puts an error of its own in the answer's place now and then."""
+
+    async def refused(service: AgentService) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.execute(ExecuteTaskSyncRequest(), ExecuteTaskSyncRequest(), "", DEADLINE)
+        return f"{error.value.code().name}: {error.value.details()}"
+
+    async def test(host: AgentHost) -> set[str]:
+        address = await host.serve(0)
+        service = AgentService("s", address.target, token="wrong")
+        told: set[str] = set()
+        for _ in range(150):
+            told.update(await asyncio.gather(*(refused(service) for _ in range(20))))
+        await service.close()
+        return told
+
+    (told,) = hosting(test)
+    assert told.startswith("UNAUTHENTICATED: ")

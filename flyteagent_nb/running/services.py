@@ -22,11 +22,15 @@ from flyteagent_nb.running import propeller
 from flyteagent_nb.running.channels import TLS, check_token, open_channel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     from flyteidl.admin.agent_pb2 import Agent, Resource
 
     from flyteagent_nb.loop import ForkGate
+
+
+LOST = "Internal error from Core"
+"""What grpc.aio says in place of the status that a service has answered with, where it is about to write yet (grpc/grpc issue 36066)."""
 
 
 class SyncReplyError(ValueError):
@@ -117,12 +121,18 @@ class AgentService:
             call = self._sync.ExecuteTaskSync(
                 _both(header, inputs), timeout=deadline, metadata=self._call_metadata(run_id)
             )
+            answered: list[grpc.aio.AioRpcError] = []
+            call.add_done_callback(lambda call: _keep_status(call, answered))
             try:
                 reply = await call.read()
                 if reply is grpc.aio.EOF:
                     await _raise_status(call)
                 # The status comes right behind the message; a call that is dropped before it counts as cancelled.
                 await call.code()
+            except grpc.aio.AioRpcError as error:
+                if error.details() == LOST and answered:
+                    raise answered[0] from None
+                raise
             finally:
                 if not call.done():
                     call.cancel()
@@ -159,6 +169,26 @@ async def _both(
 ) -> AsyncIterator[ExecuteTaskSyncRequest]:
     yield header
     yield inputs
+
+
+def _keep_status(call: Any, answered: list[grpc.aio.AioRpcError]) -> None:
+    """Keep the error that a call has just ended with: a write that fails behind it takes its place."""
+    code = _now(call.code())
+    if code is not grpc.StatusCode.OK:
+        initial, trailing = (
+            _now(each()) or grpc.aio.Metadata() for each in (call.initial_metadata, call.trailing_metadata)
+        )
+        answered.append(grpc.aio.AioRpcError(code, initial, trailing, _now(call.details())))
+
+
+def _now(awaited: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine comes to without a wait, or None."""
+    try:
+        awaited.send(None)
+    except StopIteration as end:
+        return end.value
+    awaited.close()
+    return None
 
 
 async def _raise_status(call: Any) -> None:
