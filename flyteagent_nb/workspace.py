@@ -584,14 +584,15 @@ def get_workspace() -> Workspace:
         return _workspace
 
 
-def submit(task: PythonTask[Any], /, **inputs: Any) -> Run:
+def submit(task: PythonTask[Any], /, *args: Any, **inputs: Any) -> Run:
     """Start a run of ``task`` by its agent and return its handle at once; thousands are fine.
 
     Outside a notebook it opens the agent service of the process first.
 
     Args:
         task: a flytekit task whose type an agent serves.
-        inputs: its inputs as Python values.
+        args: inputs by position, as in a call of the task.
+        inputs: its inputs as Python values, by name.
 
     Returns:
         The run: ``await run`` or ``run.result()`` gives what calling the task would return.
@@ -610,4 +611,8 @@ def submit(task: PythonTask[Any], /, **inputs: Any) -> Run:
             f"submit takes a flytekit task, not a {type(task).__name__}",
             hint="workflows are called: my_workflow(x=1) runs each agent task in it through the agent service",
         )
+    if args:
+        from flyteagent_nb.running.task_inputs import check_call
+
+        inputs = check_call(task, args, inputs)
     return workspace.submit(task, inputs)

@@ -20,6 +20,12 @@ VARIABLES: dict[str, Any] = {
 }
 
 
+def test_what_a_shell_brings_is_not_meant() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        input_value("opn", {"open": open, "In": []})
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -25,6 +25,9 @@ _DURATION = re.compile(
     )
 )
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_SHELLS = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
+"""What IPython itself puts into each notebook."""
+
 _PYTHON_FOR = {"true": "True", "false": "False", "null": "None"}  # what JSON calls them
 _FILLED = re.compile(r"\$([A-Za-z_][\w.]*)|\{(.+)\}", re.DOTALL)
 _NAMES = frozenset(
@@ -110,7 +113,9 @@ def variable(name: str, namespace: Mapping[str, Any], *, hint: str = "") -> Any:
     """
     first, *attributes = name.split(".")
     if first not in namespace:
-        near = _PYTHON_FOR.get(first) or closest(first, (n for n in namespace if not n.startswith("_")))
+        near = _PYTHON_FOR.get(first) or closest(
+            first, (n for n in namespace if not n.startswith("_") and n not in _SHELLS)
+        )
         meant = ".".join([near, *attributes]) if near else None
         raise _missing(f"there is no variable {excerpt(first)}", meant, hint or "run the cell that defines it first")
     value = namespace[first]

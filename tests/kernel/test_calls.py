@@ -129,6 +129,7 @@ def tasks(kernel: Kernel) -> None:
         ("mapped(xs=[1, 2])", "[2, 3]", 2),
         ("inc.execute(a=3)", "4", 1),
         ("flyteagent_nb.submit(inc, a=7).result()", "8", 1),
+        ("flyteagent_nb.submit(inc, 7).result()", "8", 1),
         ("[r.result() for r in [flyteagent_nb.submit(inc, a=i) for i in range(5)]]", "[1, 2, 3, 4, 5]", 5),
         ("await flyteagent_nb.submit(inc, a=7)", "8", 1),
         ("await asyncio.gather(*(flyteagent_nb.submit(inc, a=i) for i in range(5)))", "[1, 2, 3, 4, 5]", 5),
@@ -212,6 +213,13 @@ def test_a_cell_that_fails_stops_those_behind_it(kernel: Kernel, tmp_path: Path)
 
 def test_a_workflow_is_not_submitted_and_the_error_says_what_to_do(kernel: Kernel) -> None:
     assert "workflows are called" in kernel.fails("flyteagent_nb.submit(chained, a=1)").error
+    assert "workflows are called" in kernel.fails("flyteagent_nb.submit(chained, 1)").error
+
+
+def test_a_task_is_submitted_with_too_many_inputs(kernel: Kernel) -> None:
+    assert "task 'inc' takes 1 input, and was given 2" in kernel.fails("flyteagent_nb.submit(inc, 1, 2)").error.replace(
+        "__main__.", ""
+    )
     assert "workflows and other functions are called" in kernel.fails("%agent run chained a=1").error
 
 
