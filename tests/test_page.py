@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flyteagent_nb.notebook import page as page_module
-from flyteagent_nb.notebook.page import APART, AT_MOST, AT_ONCE, BURST, Block, Page
+from flyteagent_nb.notebook.page import APART, AT_MOST, AT_ONCE, BURST, WEIGHT, Block, Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +171,23 @@ def test_many_blocks_share_what_a_front_end_can_take(page: Page, shell: Shell, m
     page.touch(over)
     shell.display_pub.until(sent + 2)
     assert {c["transient"]["display_id"] for _, _, c in shell.display_pub.sent[sent:]} >= {clicked.id, over.id}
+
+
+def test_a_long_block_is_sent_less_often(page: Page, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Told(page)
+    monkeypatch.setattr(block, "html", lambda kernel: "x" * 8 * WEIGHT)
+    page.show(block)
+    number, until = 0, time.monotonic() + 2.0
+    while time.monotonic() < until:
+        number += 1
+        block.show(number)
+        time.sleep(0.001)
+    times = [at for _, at, _ in shell.display_pub.sent]
+    assert len(times) <= 2.0 / (8 * AT_MOST) + 2
+    block.due = True  # but not where somebody has clicked in it
+    sent = len(times)
+    page.touch(block)
+    shell.display_pub.until(sent + 1)
 
 
 def test_an_update_goes_straight_to_the_front_end(page: Page, shell: Shell) -> None:

@@ -34,6 +34,9 @@ TOGETHER, AT_ONCE = 0.05, 20
 """Seconds between two updates of whichever blocks, on the average, and how many may come sooner: a front end takes some ten
 milliseconds for each. Where they come faster it falls behind, with the answers to cells too, as all stand in one queue."""
 
+WEIGHT = 20_000
+"""Characters of HTML that count as one update; a longer one counts as so many more."""
+
 SELDOM = 1.0
 """Seconds between two updates where none does: a terminal, papermill, a front end without our widget."""
 
@@ -58,7 +61,7 @@ class Block:
     Attributes:
         id: its display id.
         sent: when it was last sent, by the monotonic clock.
-        paced: when it would be sent next if all updates were AT_MOST apart.
+        paced: when it would be sent next if all updates were AT_MOST apart, and longer where it is long.
         made: when what was sent last was made, in seconds since the epoch: the page tells which one it has.
         held: until when it stays as it is, by the monotonic clock: a list in it is open, which would close.
         publisher: IPython's, through which it was shown.
@@ -280,9 +283,9 @@ class Page:
                 self._touched.discard(block_id)
                 continue
             live = block.live
-            after = max(block.sent + APART, block.paced - BURST * AT_MOST) if browser else block.sent + SELDOM
+            after = block.sent + (APART if browser else SELDOM)
             if not block.due:
-                after = max(after, self._paced - AT_ONCE * TOGETHER)
+                after = max(after, block.paced - BURST * AT_MOST, self._paced - AT_ONCE * TOGETHER)
             left = max(after, block.held) - time.monotonic() if live else 0.0
             if left > 0:
                 pause = left if pause is None else min(pause, left)
@@ -379,10 +382,11 @@ class Page:
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live
         block.sent, made = time.monotonic(), time.time()
-        block.paced = max(block.paced, block.sent) + AT_MOST
-        self._paced = max(self._paced, block.sent) + TOGETHER
         data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
         block.made = made
+        weight = max(1.0, len(data["text/html"]) / WEIGHT)
+        block.paced = max(block.paced, block.sent) + AT_MOST * weight
+        self._paced = max(self._paced, block.sent) + TOGETHER * weight
         if not live:  # a page that is opened again may still ask for it
             self._ended[block.id] = data["text/html"]
             while len(self._ended) > ENDED_KEPT:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.runner import Runner
     from flyteagent_nb.workspace import Workspace
 
-FULL = 2.0
-"""Seconds between two updates of a panel whose table is full: it is 400 KB, and a page takes a fraction of a second for that."""
-
 
 class PanelBlock(Block):
     """The panel on a page: live until it is closed, and looked at now and then, as thousands of runs may change at once.
@@ -62,8 +59,6 @@ class PanelBlock(Block):
         if shown is None:
             return True
         passed = state.now - shown.now
-        if passed < FULL * len(shown.snapshots) / ROWS:
-            return False
         if _identity(shown) != _identity(state):
             return True
         if not state.live:
