@@ -12,7 +12,7 @@ from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError
 from flyteagent_nb.notebook import arguments as grammar
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
-from flyteagent_nb.notebook.waiting import stop_guard
+from flyteagent_nb.notebook.waiting import stop_guard, stopped_as
 from flyteagent_nb.plugins import hint_of_type
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class AgentMagics(Magics):
         arguments = grammar.parse_agent(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
+        with stopped_as(f"%agent {arguments.verb or ''}".rstrip() + " was stopped by the user"):
+            return self._perform(arguments)
+
+    # --- the verbs ---
+
+    def _perform(self, arguments: AgentArguments) -> Any:
         if arguments.verb == "doctor":  # of use most of all where the service does not start
             return self._doctor(arguments)
         if arguments.verb == "secret":  # a person need not wait to be asked
@@ -109,8 +115,6 @@ class AgentMagics(Magics):
             "nest": self._nest,
         }
         return verbs[arguments.verb](arguments)
-
-    # --- the verbs ---
 
     def _types(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.requirements import notes_of

@@ -15,6 +15,7 @@ from flyteagent_nb.errors import TaskStopped
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.blocks import GroupBlock, RunBlock
 from flyteagent_nb.notebook.progress import PATIENCE, Line, Work, work
+from flyteagent_nb.notebook.waiting import stopped_as
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -149,7 +150,8 @@ class Showing:
 
     def starting(self, opened: concurrent.futures.Future[None]) -> None:
         """Show that the agent service starts, until it does."""
-        with self.work("Starting the agent service") as shown:
+        stopped = stopped_as("stopped by the user; the agent service goes on starting in the background")
+        with stopped, self.work("Starting the agent service") as shown:
             shown.wait(opened, lambda: self._workspace.doing)
 
     @contextlib.contextmanager

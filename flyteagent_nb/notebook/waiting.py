@@ -204,6 +204,17 @@ def keep_interrupts(initialize: Callable[[], object]) -> Callable[[], None]:
     return without_handler
 
 
+@contextlib.contextmanager
+def stopped_as(message: str) -> Iterator[None]:
+    """Let the stop button, which interrupts what runs inside, say this, without a traceback."""
+    try:
+        yield
+    except TaskStopped:  # it has words already
+        raise
+    except KeyboardInterrupt:
+        raise stop_class()(message) from None
+
+
 def stop_class() -> type[TaskStopped]:
     """The class of a stop that is raised here: who will meet it first, a cell or an event loop?"""
     frame: FrameType | None = sys._getframe(1)

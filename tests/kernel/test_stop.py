@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -321,8 +322,21 @@ def test_while_the_service_starts_it_ends_the_cell_alone(new_kernel: Callable[[]
     message = kernel.start("print('GO', flush=True)\n%agent")
     kernel.wait_for_output(message, "GO")
     kernel.interrupt()
-    assert kernel.finish(message).status in ("error", "ok")  # ok where the machine was fast enough
+    cell = kernel.finish(message)
+    if cell.status == "error":  # else the machine was fast enough
+        assert cell.error == "TaskStopped: stopped by the user; the agent service goes on starting in the background"
     assert "serving" in str(kernel.ok("%agent")).lower()
+
+
+def test_a_verb_that_waits_for_a_service_is_stopped_in_one_line(kernel: Kernel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SOON)
+        message = kernel.start(f"%agent connect silent 127.0.0.1:{silent.getsockname()[1]}")
+        with silent.accept()[0]:  # it asks
+            kernel.interrupt()
+            cell = kernel.finish(message)
+    assert cell.error == "TaskStopped: %agent connect was stopped by the user"
+    assert "silent" not in str(kernel.ok("%agent types"))
 
 
 def test_an_agent_that_blocks_the_loop_is_named(kernel: Kernel) -> None:
