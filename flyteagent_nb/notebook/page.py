@@ -386,7 +386,10 @@ class Page:
         block.made = made
         weight = max(1.0, len(data["text/html"]) / WEIGHT)
         block.paced = max(block.paced, block.sent) + AT_MOST * weight
-        self._paced = max(self._paced, block.sent) + TOGETHER * weight
+        most = (
+            block.sent + AT_ONCE * TOGETHER + SELDOM
+        )  # a thousand that a cell shows must not keep all updates back for a minute
+        self._paced = min(max(self._paced, block.sent) + TOGETHER * weight, most)
         if not live:  # a page that is opened again may still ask for it
             self._ended[block.id] = data["text/html"]
             while len(self._ended) > ENDED_KEPT:
