@@ -77,7 +77,11 @@ class FlyteAgentNB(SingletonConfigurable):
         min=1,
         help="Calls of agent services under way at once, over all runs; polls go before creates.",
     ).tag(config=True)
-    poll_rate = Float(Settings.poll_rate, min=1.0, help="Polls a second, over all runs.").tag(config=True)
+    poll_rate = Float(
+        Settings.poll_rate,
+        min=1.0,
+        help="Polls a second, over up to 100 runs; with more it grows, slower than they do.",
+    ).tag(config=True)
     runs_kept = Int(
         Settings.runs_kept,
         min=1,

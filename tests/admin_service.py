@@ -35,6 +35,7 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
         executions: those that were created: specs by name.
         terminated: the causes, by name.
         uploads: the addresses of what was uploaded.
+        answers: while it is not set, nobody is told how an execution goes.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
         self.executions: dict[str, execution_pb2.ExecutionCreateRequest] = {}
         self.terminated: dict[str, str] = {}
         self.uploads: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
         self.target = ""
         self.store = ""
         self._server: grpc.Server | None = None
@@ -70,6 +73,7 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
         return execution_pb2.ExecutionCreateResponse(id=self._id(request, name))
 
     def GetExecution(self, request: Any, context: Any) -> Any:
+        self.answers.wait()
         name = request.id.name
         asked = self.executions[name]
         with self._lock:
@@ -112,6 +116,7 @@ class Cluster(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyS
 
     def stop(self) -> None:
         """Answer no more; what it knows stays."""
+        self.answers.set()
         if self._server is not None:
             self._server.stop(None).wait()
 

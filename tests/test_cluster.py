@@ -13,6 +13,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.errors import ArgumentError, InputError, RunAbortedError, RunFailedError
 from flyteagent_nb.notebook.arguments import parse_agent, parse_agent_task
+from flyteagent_nb.shipping import cluster as cluster_module
 from flyteagent_nb.shipping.cluster import submit_to_cluster
 
 if TYPE_CHECKING:
@@ -105,6 +106,20 @@ def test_a_cluster_that_goes_away_and_comes_back(workspace: Workspace, served: C
         runs[0].result(PATIENCE)
     runs[1].result(PATIENCE)
     assert len(served.terminated) == 1
+
+
+def test_a_cluster_that_keeps_its_answers_back(
+    workspace: Workspace, served: Cluster, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "ANSWER", 5.0)
+    served.phases = ["RUNNING"]
+    run = submit_to_cluster(workspace, scripted_task("x"), {}, config)
+    until(lambda: run.phase == "RUNNING")
+    served.answers.clear()
+    until(lambda: "it cannot be asked, for" in run.message)
+    served.phases = ["SUCCEEDED"]
+    served.answers.set()
+    run.result(PATIENCE)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

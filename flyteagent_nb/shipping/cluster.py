@@ -7,6 +7,7 @@ its agents do the work. A thread for each run asks how it goes.
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import threading
 import time
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 LOOK = (0.2, 5.0)
 """Seconds between two looks at an execution: at first, and after a while."""
+
+ANSWER = 60.0
+"""Seconds in which the cluster must have answered a call."""
 
 FAILURES = 5
 """So many looks must have failed in a row, over the setting ``poll_failure_limit``, before the run is given up; the execution goes on."""
@@ -109,7 +113,14 @@ def _remote(config: str, workspace: Workspace, *, sends_code: bool) -> FlyteRemo
         )
     settings = workspace.config.freeze()
     made = Config.for_sandbox() if config == "sandbox" else Config.auto(str(Path(config).expanduser()))
-    return FlyteRemote(made, settings.project, settings.domain, interactive_mode_enabled=sends_code)
+    limit = json.dumps({"methodConfig": [{"name": [{}], "timeout": f"{ANSWER}s"}]})
+    return FlyteRemote(
+        made,
+        settings.project,
+        settings.domain,
+        interactive_mode_enabled=sends_code,
+        options=[("grpc.service_config", limit)],  # flytekit's client gives its calls no deadline
+    )
 
 
 class _Execution:
