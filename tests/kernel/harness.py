@@ -162,7 +162,10 @@ class Kernel:
     def _connect(self) -> None:
         self.client = self.manager.blocking_client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=LIMIT)
+        try:
+            self.client.wait_for_ready(timeout=LIMIT)
+        except RuntimeError as error:  # it tells that the kernel died, and not of what
+            raise RuntimeError(f"{error}\n{self.log}") from error
 
     @property
     def pid(self) -> int:
