@@ -317,6 +317,10 @@ def test_packages(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert catalog.register(shared_agents.two.agent.Fake()).package == "shared-agents-two 1.3"
         assert catalog.register(edited_agents.Fake()).package == "edited-project 2"
         assert catalog.register(loose_agents.Fake()).package == "loose_agents"
+        monkeypatch.setattr(edited_agents.Fake, "__module__", "edited_agents.made_up")
+        distribution_of.cache_clear()
+        assert catalog.register(edited_agents.Fake()).package == "edited-project 2"
+        assert catalog.register(loose_agents.Fake()).package == "loose_agents"
         assert catalog.register(loose_agents.Fake(), package="mine 2").package == "mine 2"
         assert catalog.current("fake").package == "mine 2"
         monkeypatch.setattr(loose_agents.Fake, "__module__", "__main__")

@@ -276,9 +276,8 @@ class Page:
         pauses = [pause for pause in (self._poll(), self._show_due()) if pause is not None]
         pause = min(pauses, default=None)
         touched = [(block_id, self._blocks.get(block_id)) for block_id in tuple(self._touched)]
-        for block_id, block in sorted(
-            touched, key=lambda each: each[1].sent if each[1] else 0.0
-        ):  # who has waited longest
+        touched.sort(key=lambda each: each[1].sent if each[1] else 0.0)  # who has waited longest goes first
+        for block_id, block in touched:
             if block is None:
                 self._touched.discard(block_id)
                 continue
@@ -386,9 +385,8 @@ class Page:
         block.made = made
         weight = max(1.0, len(data["text/html"]) / WEIGHT)
         block.paced = max(block.paced, block.sent) + AT_MOST * weight
-        most = (
-            block.sent + AT_ONCE * TOGETHER + SELDOM
-        )  # a thousand that a cell shows must not keep all updates back for a minute
+        # A second at the most: a thousand that a cell shows would else keep all updates back for a minute.
+        most = block.sent + AT_ONCE * TOGETHER + SELDOM
         self._paced = min(max(self._paced, block.sent) + TOGETHER * weight, most)
         if not live:  # a page that is opened again may still ask for it
             self._ended[block.id] = data["text/html"]

@@ -206,7 +206,11 @@ def keep_interrupts(initialize: Callable[[], object]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def stopped_as(message: str) -> Iterator[None]:
-    """Let the stop button, which interrupts what runs inside, say this, without a traceback."""
+    """Let the stop button, which interrupts what runs inside, say this, without a traceback.
+
+    Raises:
+        TaskStopped: the stop button was pressed.
+    """
     try:
         yield
     except TaskStopped:  # it has words already

@@ -370,8 +370,9 @@ def distribution_of(module: str) -> str | None:
         record = "\n" + (found.read_text("RECORD") or "")
         if any(file in record for file in files):
             return _name_of(found)
-        if package in (found.read_text("top_level.txt") or "").split():
-            named.append(found)  # an editable one lists none of its files
+        # A class may name a module that is no such file, and an editable distribution lists none of its files.
+        if f"\n{package}/" in record or package in (found.read_text("top_level.txt") or "").split():
+            named.append(found)
     return _name_of(named[0]) if len(named) == 1 else None
 
 

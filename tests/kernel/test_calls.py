@@ -214,13 +214,13 @@ def test_a_cell_that_fails_stops_those_behind_it(kernel: Kernel, tmp_path: Path)
 def test_a_workflow_is_not_submitted_and_the_error_says_what_to_do(kernel: Kernel) -> None:
     assert "workflows are called" in kernel.fails("flyteagent_nb.submit(chained, a=1)").error
     assert "workflows are called" in kernel.fails("flyteagent_nb.submit(chained, 1)").error
+    assert "workflows and other functions are called" in kernel.fails("%agent run chained a=1").error
 
 
 def test_a_task_is_submitted_with_too_many_inputs(kernel: Kernel) -> None:
     assert "task 'inc' takes 1 input, and was given 2" in kernel.fails("flyteagent_nb.submit(inc, 1, 2)").error.replace(
         "__main__.", ""
     )
-    assert "workflows and other functions are called" in kernel.fails("%agent run chained a=1").error
 
 
 def test_a_wait_inside_an_agent_is_refused_instead_of_hanging(kernel: Kernel) -> None:
