@@ -11,9 +11,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from python_path import hide_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,31 @@ os.environ.update(
 if sys.version_info < (3, 11):
     # What google-api-core says of Python 3.10 on every import: pyproject.toml passes over it here, this in the processes that tests start.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:You are using a non-supported Python version:FutureWarning")
+
+hide_plugins(_HOME / "without-plugins")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow where the whole suite is run by hand."""
+    if os.environ.get("CI") or config.option.file_or_dir:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: runs with CI=true, and where its file is named"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one process, and all that drive the browser: they share its pages and a server."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "browser" if "/browser/" in file else file
+
+    return Scheduling(config, log)
 
 
 _figures: list[str] = []

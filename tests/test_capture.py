@@ -497,6 +497,7 @@ def test_one_endless_line_is_cut_and_says_by_how_much(size):
     assert buffer.lines()[-1] == "next"
 
 
+@pytest.mark.slow
 def test_a_million_lines_are_quick_and_bounded(capturing):
     capture, store, _ = capturing()
     tracemalloc.start()

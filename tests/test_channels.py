@@ -260,6 +260,7 @@ def test_without_a_token_plain_text_goes_anywhere() -> None:
     assert get_loop_thread().run(make()) == "<AgentService prod at flyte.example:80>"
 
 
+@pytest.mark.slow
 def test_the_word_of_a_service_that_refuses_at_once_is_not_lost(hosting: Callable[[Any], Any]) -> None:
     """It has ended the call while we are about to write: grpc.aio puts an error of its own in the answer's place now and then."""
 

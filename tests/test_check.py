@@ -13,6 +13,7 @@ import sound
 from elsewhere_jobs import TASK_TYPE
 from flyteidl.admin.agent_pb2 import Agent, TaskCategory
 from flytekit.sensor.file_sensor import FileSensor
+from python_path import TESTS, python_path
 from scripted_tasks import scripted_task, until
 from test_connections import quick
 
@@ -343,9 +344,8 @@ def test_on_a_command_line(jobs: Path, tmp_path: Path, words: tuple[str, ...], c
     (tmp_path / "my_agents.py").write_text(MODULE)
     kind, *rest = words
     command = [sys.executable, "-m", "flyteagent_nb", "check", f"my_agents:{kind}", "--json", *rest]
-    folders = (os.path.dirname(__file__), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, cwd=tmp_path, capture_output=True,
+        command, env={**os.environ, "PYTHONPATH": python_path(TESTS)}, cwd=tmp_path, capture_output=True,
         text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stderr

@@ -432,6 +432,7 @@ def test_queries_beyond_the_limit_are_queued_and_can_be_deleted(tmp_path):
         service.close()
 
 
+@pytest.mark.slow
 def test_a_large_result_is_written_in_batches(service):
     meta = service.create(query("SELECT range AS n, range * 0.5::DOUBLE AS half FROM range(10000000)"))
     resource = service.end(meta)
@@ -500,6 +501,7 @@ def test_the_package_of_agents_imports_no_database():
     assert done.stdout.strip() == "set()", done.stderr
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_while_a_query_runs():
     done = run_python(f"""
         import asyncio

@@ -272,6 +272,7 @@ def full(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_left(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "out"
     with full(1_500), pytest.raises(ExportError, match="cannot be written: File too large"):
@@ -313,6 +314,7 @@ def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> N
         exported(workspace, tmp_path / "y", runs)
 
 
+@pytest.mark.slow
 def test_an_agent_that_replaces_an_installed_one(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     before = workspace.catalog.current("sensor").agent
     runs.run(AGENT.format(created="1").replace('task_type_name="a"', 'task_type_name="sensor"'))

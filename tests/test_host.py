@@ -309,6 +309,7 @@ def test_a_proxy_in_the_environment_does_not_matter(hosting, monkeypatch):
     hosting(test)
 
 
+@pytest.mark.slow
 def test_a_hundred_megabytes_pass_both_ways(hosting):
     text = "x" * 100_000_000
     primitive = literals_pb2.Primitive(string_value=text)

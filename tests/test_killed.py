@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from flytekit.extend.backend.base_connector import ConnectorRegistry
+from fuzzing import TIMES
 from killed import POINTS, FolderAgent
 from scripted_tasks import PATIENCE
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.journal import RunRecord
     from flyteagent_nb.workspace import Workspace
 
-RANDOM = tuple(f"random {number}" for number in range(20))
+RANDOM = tuple(f"random {number}" for number in range(math.ceil(20 * TIMES)))
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from flytekit.extend.backend.utils import convert_to_flyte_phase
 from flytekit.models.literals import LiteralMap
-from kernel.harness import TESTS
 from launch.environments import ROOT, run
+from python_path import TESTS
 
 from flyteagent_nb.sandbox.environments import find_uv
 from flyteagent_nb.serving.job_faults import JOB_FAULTS
@@ -302,6 +302,7 @@ def job_faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return {plugin: {name for name, there in faults.items() if there} for plugin, faults in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.registry
 def test_the_faults_of_jobs_are_still_there(job_faults: dict[str, set[str]]) -> None:
     listed: dict[str, set[str]] = {"slurm": set(), "databricks": set()}

@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoints, entry_points
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import python_path
 
 from flyteagent_nb.serving.catalog import BrokenPlugin
 from flyteagent_nb.serving.loading import GROUP, guard_plugins
@@ -67,10 +68,9 @@ def make_plugins(folder: Path, sources: dict[str, str]) -> None:
 
 def run(folder: Path, code: str) -> str:
     """What ``code`` prints to stderr, after the preamble, in a process that sees the plug-ins in ``folder``."""
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path(folder)},
         capture_output=True,
         text=True,
         timeout=200,

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import ROOT, TESTS, python_path
 from scripted_tasks import PATIENCE, until
 
 from flyteagent_nb.errors import WrongThreadError
@@ -253,13 +254,12 @@ def python(script: str, folder: Path, **environment: str) -> str:
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
     inherited = {k: v for k, v in os.environ.items() if k != "GRPC_ENABLE_FORK_SUPPORT"}
-    tests = os.path.dirname(__file__)
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", str(path)],
         capture_output=True,
         text=True,
         timeout=200,
-        env={**inherited, **environment, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
+        env={**inherited, **environment, "PYTHONPATH": python_path(ROOT, TESTS)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr

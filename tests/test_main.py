@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import TESTS, python_path
 from scripted_tasks import PATIENCE, scripted_task
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ def command(*words: str) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    folders = (str(folder), os.path.dirname(__file__), os.environ.get("PYTHONPATH", ""))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    return {**os.environ, "PYTHONPATH": python_path(folder, TESTS)}
 
 
 @pytest.mark.parametrize("is_open", [False, True])

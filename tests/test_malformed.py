@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from protobuf_strategies import messages
+from python_path import ROOT, TESTS, python_path
 from scripted import template
 from scripted_tasks import PATIENCE, until
 
@@ -92,13 +93,12 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    here = os.path.dirname(__file__)
     log = tmp_path_factory.mktemp("service") / "log"
     with (
         log.open("w") as file,
         subprocess.Popen(
             [sys.executable, "-m", "flyteagent_nb", "serve", "malformed_agents", "--open"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((here, os.path.dirname(here)))},
+            env={**os.environ, "PYTHONPATH": python_path(TESTS, ROOT)},
             stdout=subprocess.PIPE,
             stderr=file,
             text=True,
@@ -151,6 +151,7 @@ def status_of(call: Any) -> tuple[int, str]:
     return call.code().value[0], call.details() or ""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_ten_thousand_malformed_requests(service: Service) -> None:
     seen: collections.Counter[int] = collections.Counter()
@@ -213,6 +214,7 @@ def test_bytes_that_are_no_grpc(service: Service) -> None:
     until(lambda: service.open_files() <= before + 2)
 
 
+@pytest.mark.slow
 def test_it_is_as_small_as_before(service: Service) -> None:
     """Threads do not grow with what was refused."""
     assert service.threads() < 40

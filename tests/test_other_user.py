@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from python_path import ROOT, python_path
 
 from flyteagent_nb.folders import private_folder
 
@@ -63,7 +64,7 @@ def made() -> Iterator[Made]:
     (base / "t").chmod(0o1777)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parent),
+        "PYTHONPATH": python_path(ROOT),
         "HOME": str(base / "home"),
         "XDG_DATA_HOME": str(base / "home" / "share"),
         "TMPDIR": str(base / "t"),
@@ -151,7 +152,7 @@ def test_a_run_folder_that_everybody_may_enter(tmp_path_factory: pytest.TempPath
         (base / "runs").chmod(0o777)
         environment = {
             **os.environ,
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": python_path(ROOT),
             "FLYTEAGENT_NB_RUN_FOLDER": str(base / "runs"),
             "XDG_DATA_HOME": str(tmp_path_factory.mktemp("share")),
         }

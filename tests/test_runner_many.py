@@ -107,6 +107,7 @@ def test_the_handle_of_a_forgotten_run_still_tells(workspace: Workspace, agents:
     first.cancel()
 
 
+@pytest.mark.slow
 def test_the_memory_of_finished_runs_is_bounded(workspace: Workspace, agents: Agents) -> None:
     workspace.config.runs_kept = 20
     task = scripted_task("echo", inputs={"x": str}, outputs={"x": str})

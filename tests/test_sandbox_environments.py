@@ -299,6 +299,7 @@ def test_without_uv_and_without_a_python_that_fits(cache: Path, monkeypatch: pyt
 # --- for real ---
 
 
+@pytest.mark.slow
 @pytest.mark.registry
 @pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_one_of_its_own_for_real(installer: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

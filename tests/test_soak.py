@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from scripted_tasks import scripted_task, until
 from soak import size, soak
 
@@ -17,6 +18,7 @@ pytest_plugins = ("fixtures_workspace",)
 RUNS, KEPT = 5_000, 200
 
 
+@pytest.mark.slow
 def test_five_thousand_short_runs(workspace: Workspace, agents: Agents) -> None:
     workspace.config.runs_kept = KEPT
     tasks = [

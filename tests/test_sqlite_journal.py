@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from journal_runs import SENT, snapshot, start
+from python_path import TESTS, python_path
 from scripted_tasks import until
 
 from flyteagent_nb.errors import JournalError, RunAbortedError, RunFailedError, RunNotFoundError
@@ -234,7 +235,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
         "    await asyncio.gather(*(start(journal, snapshot(f'{sys.argv[1]}{n:09d}')) for n in range(200)))\n"
         "asyncio.run(many())\njournal.close()\n"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])}
+    env = {**os.environ, "PYTHONPATH": python_path(TESTS)}
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(n)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

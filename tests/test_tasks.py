@@ -734,6 +734,7 @@ print("THERE", os.path.exists(location))
 """
 
 
+@pytest.mark.slow
 def test_a_pickled_function_runs_as_a_container_would(tmp_path: Path) -> None:
     """``pyflyte-fast-execute`` itself loads it, in a process of its own, and its outputs.pb are the run's outputs."""
     script = tmp_path / "notebook.py"

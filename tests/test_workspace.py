@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flytekit.extend.backend.base_connector import ConnectorRegistry, Resource
+from python_path import ROOT, TESTS, python_path
 from scripted import DoAgent, NoopAgent
 from scripted_tasks import PATIENCE, Agents, scripted_task, until
 
@@ -293,14 +294,13 @@ print(workspace.addresses()[0].target.removeprefix("unix:"))
 def test_a_process_ends_quietly_with_runs_under_way(tmp_path: Path, ending: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(ENDING + ending + "\n")
-    tests = os.path.dirname(__file__)
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
         timeout=200,
-        env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
+        env={**os.environ, "PYTHONPATH": python_path(ROOT, TESTS)},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 90
@@ -324,12 +324,11 @@ def test_submit_opens_the_service_where_nobody_did(tmp_path: Path) -> None:
             """
         )
     )
-    tests = os.path.dirname(__file__)
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
         timeout=200,
-        env={**os.environ, "PYTHONPATH": f"{os.path.dirname(tests)}{os.pathsep}{tests}"},
+        env={**os.environ, "PYTHONPATH": python_path(ROOT, TESTS)},
     )
     assert (done.stdout.split(), done.stderr) == (["closed", "None", "serving"], "")

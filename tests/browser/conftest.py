@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext
 
+OWN_PAGE = {"open_tab", "other"}
+"""Fixtures that open a page beside the one that all share, which takes many seconds; so does that page in Notebook 7."""
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 
 
@@ -26,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = _missing()
     for item in here:
         item.add_marker(pytest.mark.browser)
+        if OWN_PAGE & set(item.fixturenames) or "[notebook" in item.name:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.slow)
         if missing and not os.environ.get("CI"):
             item.add_marker(pytest.mark.skip(reason=missing))
 

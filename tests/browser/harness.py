@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 from jupyter_client.blocking import BlockingKernelClient
-from kernel.harness import LOAD, ROOT, SCRIPTED
+from kernel.harness import LOAD, SCRIPTED
+from python_path import ROOT, python_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,7 +120,7 @@ class Server:
             "JUPYTER_DATA_DIR": str(folder / "data"),
             "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
         }
         env.pop("GRPC_ENABLE_FORK_SUPPORT", None)  # conftest.py sets it; a person has not
         command = [

@@ -10,7 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from browser.harness import ROOT, Notebook, Server, Tab, chromium, new_notebook
+from python_path import ROOT
+
+from browser.harness import Notebook, Server, Tab, chromium, new_notebook
 
 if TYPE_CHECKING:
     from browser.harness import Cell

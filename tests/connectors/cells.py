@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kernel.harness import LOAD, TESTS
+from kernel.harness import LOAD
+from python_path import TESTS
 
 START = f"""
 {LOAD}

@@ -10,17 +10,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
+from python_path import ROOT, TESTS, python_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent.parent
-ROOT = TESTS.parent
 LIMIT = 100.0
 """Seconds that a cell may take: only a bug takes them."""
 
@@ -139,7 +138,7 @@ class Kernel:
         self.manager = KernelManager(kernel_name="here", kernel_spec_manager=specs)
         own = {
             "TMPDIR": str(self.temporary),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
             "FLYTEAGENT_NB_DATA_FOLDER": str(folder / "data"),
         }
         self._env = {**os.environ, **own, **(env or {})}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import ROOT, with_plugins
 
-from kernel.harness import LOAD
+from kernel.harness import LOAD, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from kernel.harness import Kernel
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.kernel
 
@@ -30,6 +29,13 @@ class Needy(SyncConnectorBase):
 
 ConnectorRegistry.register(Needy())
 """
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    with Kernel(tmp_path_factory.mktemp("kernel"), {"PYTHONPATH": with_plugins(ROOT)}) as kernel:
+        kernel.ok(LOAD)
+        yield kernel
 
 
 def test_it_looks_at_everything_and_is_a_list(kernel: Kernel) -> None:
@@ -69,7 +75,7 @@ def test_a_type_that_nobody_serves_is_told_with_the_command(kernel: Kernel) -> N
 
 
 def test_it_tells_why_the_service_does_not_start(new_kernel: Callable[..., Kernel]) -> None:
-    kernel = new_kernel()
+    kernel = new_kernel(PYTHONPATH=with_plugins(ROOT))
     kernel.ok(
         "import flyteagent_nb.serving.host as host\nasync def start(*_, **__): raise OSError('no room for a socket')"
     )

@@ -47,7 +47,7 @@ def forked(function, *args):
 """A call that stays under way, others that come and go, and a way to fork."""
 
 
-@pytest.fixture(scope="module", params=["flyteagent_nb", "grpc"])
+@pytest.fixture(scope="module", params=["flyteagent_nb", pytest.param("grpc", marks=pytest.mark.slow)])
 def first(request: pytest.FixtureRequest) -> str:
     """What was imported first. (flytekit imports grpc.)"""
     return str(request.param)

@@ -480,6 +480,7 @@ def test_unloaded_and_loaded_again_in_one_kernel(new_kernel: NewKernel, tmp_path
 CLOCK = "import atexit, os, time; atexit.register(lambda: open(os.environ['FA_JOBS'] + '/{}', 'w').write(str(time.monotonic())))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_close", ["leave", "delete"])
 def test_a_shutdown_in_the_middle_of_runs(new_kernel: NewKernel, tmp_path: Path, on_close: str) -> None:
     kernel = new_kernel(**environment(tmp_path), FLYTEAGENT_NB_ON_CLOSE=on_close)
@@ -501,6 +502,7 @@ def test_a_shutdown_in_the_middle_of_runs(new_kernel: NewKernel, tmp_path: Path,
     assert after - before < 2
 
 
+@pytest.mark.slow
 def test_a_create_under_way_at_the_shutdown_is_on_record(new_kernel: NewKernel, tmp_path: Path) -> None:
     kernel = new_kernel(**environment(tmp_path))
     on_path(kernel)

@@ -61,6 +61,7 @@ def test_a_restart_begins_anew_and_leaves_nothing_behind(new_kernel: NewKernel) 
     assert kernel.value("scripted_task('echo', inputs={'a': int}, outputs={'a': int})(a=3)") == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["shutdown", "exit"])
 def test_the_end_takes_everything_along(new_kernel: NewKernel, how: str) -> None:
     kernel = loaded(new_kernel())
@@ -106,6 +107,7 @@ def test_nest_lets_a_cell_run_a_loop_of_its_own(new_kernel: NewKernel) -> None:
     assert kernel.ok("!echo hi").stdout.strip() == "hi"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["nest_asyncio", "nest_asyncio2"])
 def test_nest_leaves_a_loop_alone_that_somebody_has_patched(new_kernel: NewKernel, library: str) -> None:
     kernel = new_kernel()

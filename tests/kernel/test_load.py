@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from python_path import ROOT, with_plugins
 
 from kernel.harness import LOAD, SCRIPTED, Kernel
 
@@ -85,7 +86,7 @@ def told(kernel: Kernel, expression: str) -> Any:
 
 
 def test_it_loads_at_once_and_the_next_cell_may_register_and_call(new_kernel: NewKernel) -> None:
-    kernel = new_kernel()
+    kernel = new_kernel(PYTHONPATH=with_plugins(ROOT))
     # In one cell: what `%load_ext` began goes on while the cell does.
     cell = kernel.ok(f"{LOAD}\nimport flyteagent_nb\nflyteagent_nb.get_workspace().state")
     assert cell.text == "'starting'"
@@ -152,6 +153,7 @@ def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel:
     assert kernel.value("scripted_task('noop')()") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import grpc.aio", "import pandas"])
 def test_it_loads_whatever_was_imported_before(new_kernel: NewKernel, first: str) -> None:
     kernel = new_kernel()

@@ -21,13 +21,15 @@ import pandas as pd
 import papermill
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from python_path import ROOT, python_path, with_plugins
 
-from kernel.harness import LOAD, ROOT, SCRIPTED
+from kernel.harness import LOAD, SCRIPTED
 
 pytestmark = pytest.mark.kernel
 pytest_plugins = ("fixtures_node",)
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIRST = "01_first_run"
 NEEDS = {
     "02_sql": ("flytekitplugins.bigquery", "flytekitplugins.snowflake", "bqemulator", "fakesnow"),
     "05_language_models": ("flytekitplugins.openai", "llmock"),
@@ -51,7 +53,7 @@ FAILING = [*CELLS[:2], "%%agent_task scripted\nphases: [FAILED]\nmessage: it rai
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", python_path(ROOT))
     monkeypatch.setenv("FLYTEAGENT_NB_DATA_FOLDER", str(tmp_path / "data"))  # no run of another kernel is told of
     monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
 
@@ -176,6 +178,8 @@ def run(runs: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest, mo
         if name not in runs:
             for module in NEEDS.get(name, ()):
                 pytest.importorskip(module)
+            if name in NEEDS:
+                monkeypatch.setenv("PYTHONPATH", with_plugins(ROOT))
             if name == "07_services":
                 monkeypatch.setenv("NODE_FOLDER", str(request.getfixturevalue("node_folder")))
             made = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
@@ -223,7 +227,10 @@ def classes_of(made: Any) -> set[str]:
     return {name for name in names if name.startswith("f") and not name.startswith("fnb-bg-")}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem == FIRST else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
+)
 def test_what_is_committed_is_what_it_says_now(path: Path, run: Any) -> None:
     committed, now = nbformat.read(path, 4), run(path.stem)
     nbformat.validate(committed)
@@ -242,7 +249,7 @@ def test_what_is_committed_is_what_it_says_now(path: Path, run: Any) -> None:
 
 
 def test_first_run(run: Any) -> None:
-    made = run("01_first_run")
+    made = run(FIRST)
     flights, airlines = of_2013("flights.csv.zip"), of_2013("airlines.csv")
     july = flights[flights["month"] == 7].dropna(subset=["arr_delay"])
     by_carrier = july.groupby("carrier")["arr_delay"].agg(["count", "mean"])
@@ -263,6 +270,7 @@ def test_first_run(run: Any) -> None:
     assert text_of(made, "%agent runs").count("Succeeded") == 5
 
 
+@pytest.mark.slow
 def test_sql(run: Any) -> None:
     made = run("02_sql")
     flights, weather = of_2013("flights.csv.zip"), of_2013("weather.csv")
@@ -279,6 +287,7 @@ def test_sql(run: Any) -> None:
         assert "a stand-in for" in text_of(made, f"%%agent_task {kind}")
 
 
+@pytest.mark.slow
 def test_write_an_agent(run: Any) -> None:
     made = run("03_write_an_agent")
     airports = of_2013("airports.csv").set_index("faa")
@@ -300,6 +309,7 @@ def test_write_an_agent(run: Any) -> None:
     assert "✓ Succeeded  wait_for_job" in text_of(made, "from flytekit.sensor")
 
 
+@pytest.mark.slow
 def test_many_runs(run: Any) -> None:
     made = run("04_many_runs")
     flights = of_2013("flights.csv.zip").query("month == 11 and day == 27")
@@ -313,6 +323,7 @@ def test_many_runs(run: Any) -> None:
     assert re.search(r"flight +Flights +create +1,014 +– ", panel)
 
 
+@pytest.mark.slow
 def test_services(run: Any) -> None:
     made = run("07_services")
     flights = of_2013("flights.csv.zip").query("carrier == 'B6'")
@@ -331,6 +342,7 @@ def test_services(run: Any) -> None:
     assert said.endswith("\njob-1 created\ncounted")
 
 
+@pytest.mark.slow
 def test_services_without_node(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,6 +359,7 @@ def test_services_without_node(
         (tmp_path / "node_modules").mkdir(exist_ok=True)  # then the packages are there, and Node is not
 
 
+@pytest.mark.slow
 def test_language_models(run: Any) -> None:
     made = run("05_language_models")
     assert "Name the three airports of New York City" in text_of(made, "%%agent_task chatgpt")
@@ -358,6 +371,7 @@ def test_language_models(run: Any) -> None:
     assert text_of(made, "%agent runs").count("(stand-in)") == 5
 
 
+@pytest.mark.slow
 def test_to_production(run: Any) -> None:
     made = run("08_to_production")
     delays = of_2013("flights.csv.zip").groupby("carrier")["dep_delay"].mean()
@@ -375,6 +389,7 @@ def test_to_production(run: Any) -> None:
     assert "delays: all is well" in text_of(made, "import socket")
 
 
+@pytest.mark.slow
 def test_when_things_fail(run: Any) -> None:
     made = run("06_when_things_fail")
     delays = of_2013("flights.csv.zip").groupby("carrier")["dep_delay"].mean().round(1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import ROOT, python_path
 from test_loading import make_plugins
 
-from kernel.harness import LOAD, ROOT, Kernel
+from kernel.harness import LOAD, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ for _ in range(600):
 def test_a_cell_that_waits_for_the_start_says_so(new_kernel: Callable[..., Kernel], tmp_path: Path) -> None:
     make_plugins(tmp_path, {"slow_one": SLOW})
     flag = tmp_path / "go"
-    kernel = new_kernel(PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path)]), SLOW_PLUGIN=str(flag))
+    kernel = new_kernel(PYTHONPATH=python_path(ROOT, tmp_path), SLOW_PLUGIN=str(flag))
     kernel.ok(LOAD)
     for code in ("%agent types", "import flyteagent_nb\nflyteagent_nb.submit(1)"):
         message = kernel.start(code)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from python_path import ROOT, TESTS, python_path
 
-from kernel.harness import LOAD, ROOT, SCRIPTED, TESTS, Kernel
+from kernel.harness import LOAD, SCRIPTED, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,9 +69,10 @@ def gs() -> Iterator[tuple[Mapping[str, str], Callable[[], list[str]]]]:
         yield {"STORAGE_EMULATOR_HOST": endpoint, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [s3, gs], ids=lambda store: store.__name__)
 def test_outputs_come_through_a_bucket(store: Callable[[], Any], tmp_path: Path) -> None:
-    path = {"PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT)))}
+    path = {"PYTHONPATH": python_path(TESTS, ROOT)}
     serve = ["-m", "flyteagent_nb", "serve", "writing_agent", "--open"]
     bucket = f"{store.__name__}://runs"
     with store() as (env, names), process(serve, {**env, **path}) as line, Kernel(tmp_path, env) as kernel:

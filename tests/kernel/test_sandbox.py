@@ -7,10 +7,11 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import TESTS
 from scripted_stand_in import running
 from scripted_tasks import until
 
-from kernel.harness import LOAD, TESTS, Kernel
+from kernel.harness import LOAD, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +121,7 @@ def test_the_stop_button_ends_a_start_cleanly(kernel: Kernel) -> None:
     assert "● running" in kernel.value("%agent sandbox openai")  # and it can be started after it
 
 
+@pytest.mark.slow
 def test_the_stop_button_in_a_cell_that_awaits(kernel: Kernel) -> None:
     kernel.ok(SCRIPTED + "ScriptedStandIn.words = ('silent',)")
     sent = kernel.start("import asyncio\nawait asyncio.sleep(0)\n%agent sandbox openai")
@@ -131,6 +133,7 @@ def test_the_stop_button_in_a_cell_that_awaits(kernel: Kernel) -> None:
     assert kernel.value("1 + 1") == "2"
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_says_why(kernel: Kernel) -> None:
     kernel.ok(SCRIPTED + "ScriptedStandIn.words = ('dies',)")
     error = kernel.fails("%agent sandbox openai").error
@@ -161,6 +164,7 @@ def test_tables_are_made_of_variables_and_files(kernel: Kernel) -> None:
     assert sorted(offered) == [f"%agent sandbox openai {word}" for word in ("start", "status", "stop")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unload", "restart", "exit", "kill"])
 def test_the_end_of_the_extension_or_the_kernel_ends_it(kernel: Kernel, how: str) -> None:
     kernel.ok(SCRIPTED + "ScriptedStandIn.words = ('child',)")
@@ -180,6 +184,7 @@ def test_the_end_of_the_extension_or_the_kernel_ends_it(kernel: Kernel, how: str
     until(lambda: not running(pid) and folders(kernel) == [])
 
 
+@pytest.mark.slow
 def test_two_kernels_at_once_have_a_sandbox_each(kernel: Kernel, new_kernel: NewKernel) -> None:
     other = new_kernel()
     other.ok(LOAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import ROOT, with_plugins
 
 from kernel.harness import LOAD, Kernel
 
@@ -24,7 +25,7 @@ orders = pd.DataFrame({"customer": ["ann", "bob", "ann"], "amount": [70.0, 20.0,
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    with Kernel(tmp_path_factory.mktemp("kernel")) as kernel:
+    with Kernel(tmp_path_factory.mktemp("kernel"), {"PYTHONPATH": with_plugins(ROOT)}) as kernel:
         kernel.ok(LOAD)
         kernel.ok(ORDERS)
         text = kernel.value("%agent sandbox snowflake --table shop.public.orders=orders")

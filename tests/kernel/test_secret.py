@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from python_path import ROOT, python_path
 
-from kernel.harness import LIMIT, LOAD, ROOT, Cell, Kernel
+from kernel.harness import LIMIT, LOAD, Cell, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +186,7 @@ def test_unloading_forgets_and_leaves_flytekit_as_it_was(new_kernel: Callable[..
     assert "no secrets" in kernel.ok("%agent secret").text
 
 
+@pytest.mark.slow
 def test_without_a_terminal_that_could_hide_it(tmp_path: Path) -> None:
     """IPython without a kernel and a terminal: Python's getpass would show what is typed."""
     script = tmp_path / "script.ipy"
@@ -196,7 +198,7 @@ def test_without_a_terminal_that_could_hide_it(tmp_path: Path) -> None:
         text=True,
         timeout=LIMIT,
         start_new_session=True,  # no terminal of its own
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path(ROOT)},
         cwd=tmp_path,
     )
     shown = done.stdout + done.stderr

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.kernel
 pytest_plugins = ("fixtures_node",)
 
 
+@pytest.mark.slow
 def test_one_in_javascript(kernel: Kernel, node_folder: Path) -> None:
     with node_service(node_folder) as (address, process):
         assert "✓ serves" in kernel.value(f"%agent connect js {address}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import TESTS
 from scripted_tasks import until
 
-from kernel.harness import LOAD, ROOT, children
+from kernel.harness import LOAD, children
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.kernel
 HEAD = f"""
 import os, sys
 os.environ["SOUND_JOBS"] = os.getcwd()
-os.environ["PYTHONPATH"] = sys.path[0] = {str(ROOT / "tests")!r}
+os.environ["PYTHONPATH"] = sys.path[0] = {str(TESTS)!r}
 from flytekit.core.base_task import PythonTask
 from flytekit.core.interface import Interface
 from flytekit.extend.backend.base_connector import ConnectorRegistry

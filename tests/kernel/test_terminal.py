@@ -8,8 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from python_path import ROOT, python_path
 
-from kernel.harness import LIMIT, LOAD, ROOT, SCRIPTED
+from kernel.harness import LIMIT, LOAD, SCRIPTED
 
 pexpect = pytest.importorskip("pexpect")
 
@@ -28,7 +29,7 @@ class Terminal:
     def __init__(self, folder: str) -> None:
         env = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
             "TERM": "dumb",
             "TMPDIR": folder,
             "FLYTEAGENT_NB_DATA_FOLDER": f"{folder}/data",
