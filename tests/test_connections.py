@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.errors import (
     ArgumentError,
+    RunAbortedError,
     RunFailedError,
     ServiceError,
     ServiceNotFoundError,
@@ -36,6 +38,8 @@ from flyteagent_nb.running.propeller_config import PropellerConfig, ServiceSetti
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from scripted_tasks import Agents
 
     from flyteagent_nb.running.routing import Connection
     from flyteagent_nb.workspace import Workspace
@@ -138,6 +142,49 @@ def test_the_last_one_connected_wins_and_a_name_can_be_taken_anew(workspace: Wor
             workspace.connections.connect("two", address)
             assert [each.target for each in workspace.runner.router.connections()[1:]] == [address, address]
         assert service_of(workspace, TASK_TYPE) == "two"
+
+
+def test_a_run_stays_with_the_service_that_made_its_job(workspace: Workspace, agents: Agents, address: str) -> None:
+    """Another one that comes to list the type knows nothing of the job, or another job by the same id."""
+    task = scripted_task(phases=["RUNNING"], outputs={"x": str})
+    ends, stops = (workspace.submit(task, {}) for _ in range(2))
+    until(lambda: ends.phase == stops.phase == "RUNNING")
+    workspace.connections.connect("dev", address)
+    assert service_of(workspace, "scripted") == "dev"
+    stops.cancel()
+    assert isinstance(stops.exception(PATIENCE), RunAbortedError) and not stops.snapshot.notes
+    job = agents.scripted.jobs[agents.scripted.open_jobs[0]]
+    job.script.update(phases=["SUCCEEDED"], outputs={"x": "of the kernel"})
+    assert ends.result(PATIENCE) == "of the kernel" and ends.service == "kernel"
+    assert agents.scripted.open_jobs == [] and agents.scripted.count("delete") == 1
+
+
+@pytest.mark.parametrize("how", ["connected again", "disconnected"])
+def test_what_is_under_way_goes_on_where_its_service_is(workspace: Workspace, address: str, how: str) -> None:
+    workspace.connections.connect("dev", address)
+    polled = workspace.submit(scripted_task("only_there", phases=["RUNNING", "SUCCEEDED"], seconds=1.5), {})
+    creating = workspace.submit(scripted_task("only_there", sleeps={"create": 1.0, "get": 0.3}), {})
+    doing = workspace.submit(scripted_task("do", sleeps={"do": 1.0}), {}, service="dev")
+    until(lambda: polled.phase == "RUNNING")
+    if how == "disconnected":
+        workspace.connections.disconnect("dev")
+    else:
+        workspace.connections.connect("dev", address)
+    for run in (polled, creating, doing):
+        run.result(PATIENCE)
+        assert (run.phase, run.snapshot.notes) == ("SUCCEEDED", ())
+
+
+def test_nobody_waits_for_a_service_that_hangs(workspace: Workspace, agents: Agents, tmp_path: Path) -> None:
+    with quick(tmp_path) as (address, process), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        workspace.connections.connect("dev", address)
+        process.send_signal(signal.SIGSTOP)
+        listing = pool.submit(workspace.connections.table)
+        for _ in range(3):
+            assert service_of(workspace, "noop") == "kernel"
+        assert not listing.done()
+        process.kill()
+        assert (TASK_TYPE, 0) in listing.result(PATIENCE)
 
 
 def test_several_addresses_take_turns(workspace: Workspace, tmp_path: Path) -> None:

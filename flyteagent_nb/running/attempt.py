@@ -25,9 +25,6 @@ from flyteagent_nb.errors import (
     OutputError,
     RunFailedError,
     RunTimedOutError,
-    ServiceError,
-    ServiceNotFoundError,
-    TaskTypeNotFoundError,
 )
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.clocks import age
@@ -55,6 +52,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.driven import Driven
     from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.runner import Runner
+    from flyteagent_nb.running.services import AgentService
 
 LAST_LOOK = 5.0
 """Seconds that a get may go on after the attempt's time is up."""
@@ -359,10 +357,9 @@ class Attempt:
         await self._runner.journal.ended(self._driven.run.id, "FAILED", "timeout")
         return self._timed_out()
 
-    async def _get(self, before: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
-        resolved = await self._resolve_again(before)
+    async def _get(self, resolved: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
         async with self._runner.budget.follow():
-            return await resolved.service.get(request, self._driven.run.id, deadline)
+            return await self._service_now(resolved).get(request, self._driven.run.id, deadline)
 
     async def _abort(self, resolved: Resolved) -> NoReturn:
         problem = self._runner.masking.text(await self._delete(resolved))
@@ -390,9 +387,8 @@ class Attempt:
             if failed:
                 await asyncio.sleep(propeller.failure_backoff(failed, self._runner.jitter()))
             try:
-                resolved = await self._resolve_again(resolved)
                 async with self._runner.budget.follow():
-                    await resolved.service.delete(request, self._driven.run.id, deadline)
+                    await self._service_now(resolved).delete(request, self._driven.run.id, deadline)
             except grpc.aio.AioRpcError as error:
                 problem = f"{error.code().name}: {(error.details() or '').splitlines()[0] if error.details() else ''}"
                 if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
@@ -471,12 +467,13 @@ class Attempt:
     async def _resolve(self) -> Resolved:
         return await self._runner.router.resolve(self._category.name, self._category.version, self._driven.service)
 
-    async def _resolve_again(self, before: Resolved) -> Resolved:
-        """The service for the next get or delete; the one before where nobody lists the type any more."""
-        try:
-            return self._listed() or await self._resolve()
-        except (TaskTypeNotFoundError, ServiceNotFoundError, ServiceError):
-            return before
+    def _service_now(self, resolved: Resolved) -> AgentService:
+        """The client of the service that made the job: the newest one of its name, and after a disconnect the one that there was.
+
+        Propeller looks for the task type again for each call. Here another service may come to list it in the middle of a run,
+        and would know nothing of the job, or of another one by the same id.
+        """
+        return self._runner.router.connected(resolved.service.name) or resolved.service
 
     def _deadline(self, operation: str, resolved: Resolved) -> float | None:
         settings = self._driven.settings

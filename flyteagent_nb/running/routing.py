@@ -31,7 +31,7 @@ LIST_DEADLINE = 10.0
 """Seconds that a service has to list its agents."""
 
 ASK_AGAIN = 10.0
-"""Seconds until a service that did not list its agents is asked again, unless a task type is looked for in vain before."""
+"""Seconds until the kernel's own service, where it did not list its agents, is asked again by who needs it."""
 
 POLL = 10.0
 """Seconds between two listings of a connected service, as propeller has it."""
@@ -113,14 +113,14 @@ class Router:
     # --- who is there ---
 
     async def add(self, service: AgentService, *, default: bool = False, supported: Sequence[str] = ()) -> None:
-        """Add a service, or put another in the place of one with the same name.
+        """Add a service, or put another in the place of one with the same name, whose calls under way go on to their end.
 
         Args:
             service: its client.
             default: whether it takes what nobody else serves, as propeller's default service.
             supported: the task types that are its own where nobody lists them.
         """
-        before = self._services.pop(service.name, None)
+        self._services.pop(service.name, None)  # what is connected last is asked first
         self._services[service.name] = service
         self._listings.pop(service.name, None)
         self._failed.pop(service.name, None)
@@ -132,27 +132,24 @@ class Router:
             self._default = ""
         self.invalidate(service.name)
         self._rebuild()
-        if before is not None:
-            await before.close()
         if service.name != wire.KERNEL_SERVICE and self._polling is None:
             self._polling = asyncio.get_running_loop().create_task(self._poll())
 
     async def remove(self, name: str) -> None:
-        """Take a service away, and the routes to it. Runs on it go on as long as their calls get through.
+        """Take a service away, and the routes to it. Its runs go on: its channel closes when the last of them lets go of it.
 
         Raises:
             ServiceNotFoundError: it is not connected.
         """
         if name == wire.KERNEL_SERVICE or name not in self._services:
             raise self._no_service(name)
-        service = self._services.pop(name)
+        del self._services[name]
         for known in (self._listings, self._failed, self._silent, self._supported, self._changed, self._asked):
             known.pop(name, None)
         self._routes = {key: target for key, target in self._routes.items() if target != name}
         if self._default == name:
             self._default = ""
         self._rebuild()
-        await service.close()
 
     def route(self, task_type: str, version: int | None, name: str | None) -> None:
         """Send a task type to a service, whoever lists it; None takes the route away.
@@ -267,11 +264,8 @@ class Router:
         raise self._not_found(task_type, version, service)
 
     async def refresh(self) -> None:
-        """Ask every service for its agents now."""
-        for name in self._services:
-            self.invalidate(name)
-            self._failed.pop(name, None)
-        await self._refresh(list(self._services))
+        """Ask every service for its agents now. Nobody else waits for one that does not answer."""
+        await asyncio.gather(*(self._ask(name) for name in list(self._services)))
 
     async def close(self) -> None:
         """Close every channel."""
@@ -329,12 +323,15 @@ class Router:
             await asyncio.gather(*(self._ask(name) for name in names), return_exceptions=True)
 
     def _stale(self) -> list[str]:
-        """The services to ask. One that did not answer keeps its last listing, and has a while."""
+        """The services to ask before a task is routed. One that did not answer keeps its last listing, and is asked beside the runs."""
         return [
             name
             for name in self._services
             if self._asked.get(name) != self._changed[name]
-            and (name not in self._failed or time.monotonic() - self._failed[name][0] > ASK_AGAIN)
+            and (
+                name not in self._failed
+                or (name == wire.KERNEL_SERVICE and self._failed[name][0] + ASK_AGAIN < time.monotonic())
+            )
         ]
 
     async def _refresh(self, names: list[str]) -> None:
@@ -351,7 +348,10 @@ class Router:
 
     async def _ask(self, name: str) -> bool:
         """Ask one service; whether it answered."""
-        service, change = self._services[name], self._changed[name]
+        service = self._services.get(name)
+        if service is None:  # taken away meanwhile
+            return False
+        change = self._changed[name]
         try:
             agents = await service.list_agents(deadline=LIST_DEADLINE)
         except grpc.aio.AioRpcError as error:
