@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from flyteidl.core.execution_pb2 import TaskExecution
 from flytekit.extend.backend.base_connector import Resource
@@ -13,8 +16,10 @@ from scripted import DoAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
 import flyteagent_nb
+from flyteagent_nb import tables
 from flyteagent_nb.errors import FlyteAgentNBError, OutputError, RunFailedError, RunTimedOutError
 from flyteagent_nb.running import attempt as attempt_module
+from flyteagent_nb.running import runner as runner_module
 
 if TYPE_CHECKING:
     from scripted_tasks import Agents
@@ -201,6 +206,48 @@ def test_fifty_megabytes_of_outputs(workspace: Workspace) -> None:
     workspace.catalog.register(Large("large"))
     text = workspace.submit(scripted_task("large", outputs={"s": str}), {}).result(PATIENCE)
     assert len(text) == 50_000_000
+
+
+def test_a_frame_that_panics_ends_the_run(workspace: Workspace) -> None:
+    """What Rust calls a panic is no Exception in Python; Polars does so for the decimals of BigQuery's BIGNUMERIC."""
+    table = pa.table({"a": pa.array([1], pa.decimal256(50, 2))})
+    workspace.catalog.register(ReturningAgent(Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": table})))
+    run = workspace.submit(scripted_task("returning", outputs={"x": tables.declared(pl.DataFrame)}), {})
+    with pytest.raises(OutputError, match=r"output 'x' of task 'job' does not become a DataFrame: operator does not"):
+        run.result(PATIENCE)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+def test_a_copy_of_large_outputs_that_fails_or_hangs_ends_the_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A bucket without credentials, say: the copy is for a later attach alone."""
+    go_on = threading.Event()
+
+    def write(*_: object) -> None:
+        go_on.wait(seconds)
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(workspace.runner.storage, "write_outputs", write)
+    monkeypatch.setattr(runner_module, "COPY_WAIT", 0.1)
+    workspace.catalog.register(ReturningAgent(Resource(phase=TaskExecution.SUCCEEDED, outputs={"x": "a" * 100_000})))
+    assert len(workspace.submit(scripted_task("returning", outputs={"x": str}), {}).result(PATIENCE)) == 100_000
+    go_on.set()
+
+
+def test_a_store_that_fails_in_words_of_its_own_fails_the_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoCredentialsError(Exception):
+        pass
+
+    def read(*_: object) -> None:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(workspace.runner.storage, "read_error", read)
+    workspace.catalog.register(ReturningAgent(Resource(phase=TaskExecution.SUCCEEDED)))
+    error = failed(workspace.submit(scripted_task("returning", outputs={"x": str}), {}))
+    assert "NoCredentialsError: Unable to locate credentials" in str(error)
 
 
 def test_an_agent_that_prints_without_end(workspace: Workspace) -> None:

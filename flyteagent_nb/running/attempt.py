@@ -423,8 +423,9 @@ class Attempt:
                 if document is not None:
                     return propeller.failure_of_document(document)
                 stored = await asyncio.to_thread(storage.read_outputs, self._prefix)
-            except (ValueError, OSError) as error:
-                raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, str(error), retryable=False)) from None
+            except Exception as error:  # a bucket's library may raise anything
+                told = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+                raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, told, retryable=False)) from error
             if stored is None:
                 failure = propeller.outputs_not_found()
                 return dataclasses.replace(

@@ -53,6 +53,9 @@ RETAIN_SHARE = 0.1
 RETAIN_EVERY = 86_400.0
 """And when so many seconds have passed since, and a run ends."""
 
+COPY_WAIT = 10.0
+"""Seconds that the end of a run waits for the copy of its outputs that a later attach would read."""
+
 
 def _lost(s: RunSnapshot) -> JournalError:
     return JournalError(
@@ -333,7 +336,9 @@ class Runner:
             else:  # the runner closes
                 phase = "ABORTED"
                 error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
-        except Exception as bug:  # whatever it is, whoever waits must wake; the cause is kept
+        except GeneratorExit:  # nobody runs this loop any more
+            raise
+        except BaseException as bug:  # whatever it is, whoever waits must wake; the cause is kept
             error = FlyteAgentNBError(f"the runner failed on task '{driven.call.name}': {type(bug).__name__}: {bug}")
             error.__cause__ = bug
             attempts = self.journal.attempts(driven.run.id)
@@ -368,10 +373,13 @@ class Runner:
         return converted
 
     async def _write_outputs(self, driven: Driven) -> None:
+        """Keep the outputs where their run is attached later; this kernel has the values all the same, and does not wait for long."""
         outputs, attempts = driven.outputs, self.journal.attempts(driven.run.id)
         if outputs is not None and attempts:
-            with contextlib.suppress(OSError):  # a full disk: this kernel has the values all the same
-                await asyncio.to_thread(self.storage.write_outputs, attempts[-1].output_prefix, outputs)
+            # A full disk, a bucket that takes nothing from here, a kernel that ends meanwhile.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                writing = asyncio.to_thread(self.storage.write_outputs, attempts[-1].output_prefix, outputs)
+                await asyncio.wait_for(writing, COPY_WAIT)
 
     async def _attempts(self, driven: Driven) -> tuple[dict[str, Any], Any]:
         """Attempt after attempt, until one succeeds or no retry is left."""

@@ -236,7 +236,9 @@ def _values(
     for name, python_type in types.items():
         try:
             values[name] = tables.value_of(context, Literal.from_flyte_idl(outputs.literals[name]), python_type)
-        except Exception as error:  # a type's transformer may raise anything; the cause is kept
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a type's transformer may raise anything, Polars a panic; the cause is kept
             wanted = tables.wanted(python_type) or python_type
             raise OutputError(
                 f"output '{name}' of task '{task_name}' does not become {article(type_name(wanted))}: {first_line(error)}",
