@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flyteagent_nb.errors import WrongThreadError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 T = TypeVar("T")
 
@@ -33,6 +33,10 @@ WORKERS = 32
 
 FORK_WAIT = 1.0
 """Seconds that a fork waits for calls in flight to end."""
+
+
+_here = threading.local()
+"""The pool that a thread belongs to."""
 
 
 class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
@@ -79,12 +83,29 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
 
         self._work.put((future, run))
         if not self._idle.acquire(blocking=False):
-            with self._starting:
-                if len(self._servants) < self._most:
-                    name = f"{self._name}-{len(self._servants) + 1}"
-                    self._servants.append(threading.Thread(target=self._serve, name=name, daemon=True))
-                    self._servants[-1].start()
+            self._add()
         return future
+
+    @staticmethod
+    @contextlib.contextmanager
+    def lending() -> Iterator[None]:
+        """While the block waits, on a thread of a pool, for what other threads do: the pool has one more of them.
+
+        Else tasks of an agent that run tasks themselves could fill a pool and all wait for their turn in it.
+        """
+        pool: ContextExecutor | None = getattr(_here, "pool", None)
+        if pool is None:
+            yield
+            return
+        with pool._starting:
+            pool._most += 1
+        if not pool._work.empty():
+            pool._add()
+        try:
+            yield
+        finally:
+            with pool._starting:
+                pool._most -= 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the threads end once they have nothing left to do, and wait for that where asked."""
@@ -99,7 +120,15 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
             for thread in self._servants:
                 thread.join()
 
+    def _add(self) -> None:
+        with self._starting:
+            if len(self._servants) < self._most:
+                name = f"{self._name}-{len(self._servants) + 1}"
+                self._servants.append(threading.Thread(target=self._serve, name=name, daemon=True))
+                self._servants[-1].start()
+
     def _serve(self) -> None:
+        _here.pool = self
         while (work := self._work.get()) is not None:
             work[1]()
             del work  # what it holds must not wait for the next one

@@ -398,9 +398,10 @@ class Workspace:
             CodeLocationError: a function of the notebook, and no word of how the agent gets at it.
             ServiceError: the agent service does not start.
         """
-        return self.runner.submit(
-            self.call_of(task, inputs, retries=retries, timeout=timeout, code=code), self.config.freeze(), service
-        )
+        from flyteagent_nb.serving.capture import in_agent_code
+
+        call = self.call_of(task, inputs, retries=retries, timeout=timeout, code=code)
+        return self.runner.submit(call, self.config.freeze(), service, nested=in_agent_code())
 
     def call_of(
         self,
@@ -433,6 +434,7 @@ class Workspace:
     def submit_literals(self, task: PythonTask[Any], inputs: LiteralMap, context: FlyteContext) -> Run:
         """Start a run of ``task`` with literals, as flytekit's local engine has them; the outputs stay literals."""
         from flyteagent_nb.running import tasks
+        from flyteagent_nb.serving.capture import in_agent_code
 
         runner = self.runner
         self.masking.learn(self.sandboxes.variables())
@@ -440,7 +442,7 @@ class Workspace:
             task, inputs, context=context, code=self.config.code, code_folder=runner.storage.root
         )
         call = replace(call, stand_in=self.sandboxes.stand_in_for(call.template.type))
-        return runner.submit(call, self.config.freeze())
+        return runner.submit(call, self.config.freeze(), nested=in_agent_code())
 
     def serves(self, task_type: str, version: int) -> bool:
         """Whether an agent is known to serve the type. Never waits."""

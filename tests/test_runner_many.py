@@ -11,10 +11,12 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scripted import JobMeta, ScriptedAgent
+from scripted import JobMeta, PlainDoAgent, ScriptedAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
+from flyteagent_nb import submit
 from flyteagent_nb.errors import RunNotFoundError
+from flyteagent_nb.loop import WORKERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +42,37 @@ def test_hundreds_of_async_runs(workspace: Workspace, agents: Agents) -> None:
     runs = [workspace.submit(task, {}) for _ in range(300)]
     assert {run.result(PATIENCE) for run in runs} == {1}
     assert len(agents.scripted.jobs) == 300 and agents.scripted.open_jobs == []
+
+
+class CreatesRun(ScriptedAgent):
+    """An agent whose ``create`` runs another task and awaits it."""
+
+    name = "Creates a Run"
+
+    async def create(self, task_template: Any, inputs: Any = None, **kwargs: Any) -> JobMeta:
+        await submit(scripted_task())
+        return await super().create(task_template, inputs, **kwargs)
+
+
+class DoesRun(PlainDoAgent):
+    """One whose ``do`` runs another task and waits for it, on a thread of the pool in which that one's ``do`` runs too."""
+
+    name = "Does a Run"
+
+    def do(self, task_template: Any, output_prefix: str, inputs: Any = None, **kwargs: Any) -> Any:
+        submit(scripted_task("do_plain")).result(PATIENCE)
+        return super().do(task_template, output_prefix, inputs, **kwargs)
+
+
+@pytest.mark.parametrize(("agent", "runs"), [(CreatesRun("nests"), 60), (DoesRun("nests"), 60)])
+def test_tasks_whose_agent_runs_tasks_do_not_wait_for_each_other(
+    workspace: Workspace, agents: Agents, agent: Any, runs: int
+) -> None:
+    """So many that all slots of creates, or all threads of sync calls, are those of the outer ones."""
+    assert runs > max(WORKERS, workspace.config.calls_in_flight)
+    workspace.catalog.register(agent)
+    for run in [workspace.submit(scripted_task("nests"), {}) for _ in range(runs)]:
+        run.result(PATIENCE)
 
 
 def test_runs_from_many_threads(workspace: Workspace, agents: Agents) -> None:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import TaskStopped
-from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.loop import ContextExecutor, get_loop_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +72,12 @@ class StopGuard:
         """
         for run in runs:
             run.on_done(lambda: self._wake.put(None))
+        with ContextExecutor.lending():
+            self._wait(runs)
+        if self.stops:
+            self._stop(runs)
+
+    def _wait(self, runs: Sequence[Run]) -> None:
         while not all(run.done for run in runs):
             if self.stops:
                 self._stop(runs)
@@ -82,8 +88,6 @@ class StopGuard:
                 except Exception:  # what shows a run must not leave it running unseen: the wait goes on without
                     self._beat = None
                     _log.exception("the view of a wait failed")
-        if self.stops:
-            self._stop(runs)
 
     def _stop(self, runs: Sequence[Run]) -> None:
         for run in runs:

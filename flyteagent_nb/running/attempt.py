@@ -201,7 +201,7 @@ class Attempt:
 
         async def call() -> Resource:
             nonlocal left
-            async with runner.budget.execute():
+            async with runner.budget.execute(driven.nested):
                 self._begin()
                 left = self._time_left()
                 seconds = min((s for s in (left, deadline) if s is not None), default=None)
@@ -260,7 +260,7 @@ class Attempt:
         try:
             async with contextlib.AsyncExitStack() as slot:
                 # A cancel may end the wait for a slot. From here on it may not: a create that was left alone may make a job.
-                await runner.interruptible(driven, slot.enter_async_context(runner.budget.create()))
+                await runner.interruptible(driven, slot.enter_async_context(runner.budget.create(driven.nested)))
                 await runner.journal.intend(driven.run.id, record)
                 if driven.cancelled:
                     await runner.journal.ended(driven.run.id, "ABORTED")

@@ -46,8 +46,15 @@ class CallBudget:
             self._give()
 
     @contextlib.asynccontextmanager
-    async def create(self) -> AsyncIterator[None]:
-        """A slot for a create: when nobody waits to follow a job."""
+    async def create(self, nested: bool = False) -> AsyncIterator[None]:
+        """A slot for a create: when nobody waits to follow a job.
+
+        Args:
+            nested: an agent's own code waits for it and holds a slot itself: it takes none, or all might wait for each other.
+        """
+        if nested:
+            yield
+            return
         if self._free and self._creating < self._most_creating:
             self._free -= 1
             self._creating += 1
@@ -58,9 +65,9 @@ class CallBudget:
         finally:
             self._give_created()
 
-    def execute(self) -> asyncio.Semaphore:
-        """A slot for a sync call."""
-        return self._sync
+    def execute(self, nested: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
+        """A slot for a sync call; ``nested`` as for a create."""
+        return contextlib.nullcontext() if nested else self._sync
 
     async def _wait(self, queue: collections.deque[asyncio.Future[None]], give_back: Callable[[], None]) -> None:
         turn = asyncio.get_running_loop().create_future()

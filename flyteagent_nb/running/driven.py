@@ -25,6 +25,7 @@ class Driven:
     settings: Settings
     service: str | None
     started: float
+    nested: bool = False  # an agent's own code started it, and may wait for it
     cancelled: bool = False
     began: float | None = None  # when its first call left
     waiter: asyncio.Future[None] | None = None

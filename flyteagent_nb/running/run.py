@@ -14,6 +14,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, WaitTimeoutError
+from flyteagent_nb.loop import ContextExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -266,7 +267,8 @@ class Run:
         if not self._future.done():
             self._control.check_may_block()
             try:
-                self._future.result(timeout)
+                with ContextExecutor.lending():
+                    self._future.result(timeout)
             except concurrent.futures.TimeoutError:
                 if not self._future.done():
                     raise WaitTimeoutError(

@@ -123,13 +123,14 @@ class Runner:
         """How many runs are under way."""
         return len(self._driven)
 
-    def submit(self, call: TaskCall, settings: Settings, service: str | None = None) -> Run:
+    def submit(self, call: TaskCall, settings: Settings, service: str | None = None, *, nested: bool = False) -> Run:
         """Start a run and return its handle at once.
 
         Args:
             call: the task and its inputs.
             settings: frozen here, for the whole run.
             service: the agent service that must run it, or None for the router's choice.
+            nested: an agent's own code starts it.
         """
         now = time.time()
         metadata = call.template.metadata
@@ -144,7 +145,7 @@ class Runner:
             stand_in=call.stand_in,
         )
         run = Run(snapshot, self)
-        driven = Driven(run, call, settings, service, time.monotonic())
+        driven = Driven(run, call, settings, service, time.monotonic(), nested)
         self._runs[run.id] = run
         self._driven[run.id] = driven
         self.thread.call_soon(self._start, driven)

@@ -30,6 +30,13 @@ _TAP: Final = "_flyteagent_nb_tap"
 _INNER: Final = "_flyteagent_nb_inner"
 _METHODS: Final = ("write", "writelines", "flush")
 _PLACES_KEPT: Final = 1_000
+
+
+def in_agent_code() -> bool:
+    """Whether this code is an agent's, or was started by it, in a call that a run has made."""
+    return bool(_run.get())
+
+
 _run: contextvars.ContextVar[str | None] = contextvars.ContextVar("flyteagent_nb_run", default=None)
 _formatter = logging.Formatter()
 
