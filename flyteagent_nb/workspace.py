@@ -81,6 +81,7 @@ class Workspace:
         self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
         self._on_flytekit: list[Callable[[], object]] = []
+        self._has_flytekit = False  # whether those have been called
         self._notices: collections.deque[str] = collections.deque()
         self._host: AgentHost | None = None
         self._runner: Runner | None = None
@@ -111,15 +112,20 @@ class Workspace:
         """Open in the background; returns at once. Idempotent.
 
         Args:
-            on_flytekit: called once flytekit has been imported, on the thread that did it, before others can use it.
+            on_flytekit: called once flytekit has been imported, on the thread that did it, before others can use it; at once where
+                that is over, as a ``submit`` may have opened it long ago.
         """
+        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         with self._lock:
-            if self._opened is not None:
-                return
-            opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-            self._opened = opened
             if on_flytekit is not None:
                 self._on_flytekit.append(on_flytekit)
+            is_open, has_flytekit = self._opened is not None, self._has_flytekit
+            if not is_open:
+                self._opened = opened
+        if is_open:
+            if on_flytekit is not None and has_flytekit:
+                on_flytekit()
+            return
         self.masking.learn()
         fork_safe = prepare_fork()
         thread = self._thread = get_loop_thread()
@@ -179,7 +185,9 @@ class Workspace:
                 self._loading.remove()
             self.catalog.release()
             self.secrets.remove()
-            self._on_flytekit.clear()
+            with self._lock:
+                self._on_flytekit.clear()
+                self._has_flytekit = False
             self.sandboxes.close()
         return left
 
@@ -329,7 +337,10 @@ class Workspace:
     def _flytekit_loaded(self) -> None:
         self.catalog.take_over()
         self.secrets.install()
-        for callback in self._on_flytekit:
+        with self._lock:  # whoever opens it from now on calls his own
+            self._has_flytekit = True
+            callbacks = tuple(self._on_flytekit)
+        for callback in callbacks:
             callback()
 
     def _catalog_changed(self) -> None:

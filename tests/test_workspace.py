@@ -177,6 +177,12 @@ def test_whoever_wants_to_know_of_flytekit_is_told(workspace: Workspace) -> None
     workspace.open(on_flytekit=lambda: told.append("here"))
     workspace.wait(PATIENCE)
     assert told == ["here"]
+    workspace.open(on_flytekit=lambda: told.append("later"))  # as %load_ext behind a submit
+    assert told == ["here", "later"]
+    workspace.close()
+    workspace.open()
+    workspace.wait(PATIENCE)
+    assert told == ["here", "later"]
 
 
 def test_reading_while_it_is_closed(workspace: Workspace) -> None:

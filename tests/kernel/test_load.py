@@ -109,6 +109,14 @@ def test_an_agent_may_be_registered_in_the_very_cell_that_loads(new_kernel: NewK
     assert kernel.value(f"{LOAD}\n{SCRIPTED}\nscripted_task('noop')()\nruns = %agent runs\nlen(runs)") == "1"
 
 
+def test_it_may_be_loaded_while_something_else_opens_it(new_kernel: NewKernel) -> None:
+    kernel = new_kernel()
+    cell = kernel.ok(f"import flyteagent_nb\nspace = flyteagent_nb.get_workspace()\nspace.open()\n{LOAD}\nspace.state")
+    assert cell.text == "'starting'"
+    kernel.ok(SCRIPTED)
+    assert kernel.value("scripted_task('noop')()\nruns = %agent runs\nlen(runs)") == "1"
+
+
 def test_loading_twice_says_so_and_changes_nothing(kernel: Kernel) -> None:
     cell = kernel.ok(LOAD)
     assert "already loaded" in cell.stdout
@@ -122,7 +130,8 @@ def test_unloading_puts_everything_back_and_loading_works_again(new_kernel: NewK
     kernel.ok("def mine(shell, kind, error, tb, tb_offset=None):\n    print('mine:', error)")
     kernel.ok("get_ipython().set_custom_exc((ZeroDivisionError,), mine)\nclean = hooks()")
     kernel.ok(WEBHOOK)
-    for _ in range(2):
+    for before in ("", "import flyteagent_nb\nassert flyteagent_nb.submit(hook).result()['status_code'] == 200"):
+        kernel.ok(before)
         kernel.ok(LOAD)
         assert kernel.value("hook()['status_code']") == "200"
         assert "mine: division" in kernel.run("1/0").stdout  # what had IPython's one slot is still asked
