@@ -638,6 +638,23 @@ def test_a_container_image_says_where_the_code_is(workspace: Workspace) -> None:
     assert call.template.container.image == "acme/x:1"
 
 
+def test_a_pickled_function_leaves_its_task_alone(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = AgentFunctionTask(in_notebook(fresh(real)))
+    resolver, meanwhile = made.task_resolver, []
+
+    def get_custom(task: Any, settings: SerializationSettings) -> dict[str, Any]:
+        if settings.should_fast_serialize():  # another thread may call the same task
+            meanwhile.append((made.task_resolver, workspace.call_of(made, {"a": 1}, code="kernel").template))
+        return {}
+
+    monkeypatch.setattr(AgentFunctionTask, "get_custom", get_custom, raising=False)
+    pickled = workspace.call_of(made, {"a": 1}, code="pickle").template.container.args
+    assert any(arg.endswith(".default_notebook_task_resolver") for arg in pickled)
+    ((seen, template),) = meanwhile
+    assert seen is resolver and made.task_resolver is resolver
+    assert any(arg.endswith(".default_task_resolver") for arg in template.container.args)
+
+
 def test_a_task_that_its_plug_in_cannot_put_into_a_template_is_told(workspace: Workspace) -> None:
     class Unfit(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
         """As Slurm's script with inputs is."""

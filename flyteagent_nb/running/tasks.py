@@ -7,6 +7,7 @@ converted on a worker thread, as flytekit's type engine may read, write and comp
 from __future__ import annotations
 
 import collections
+import copy
 import datetime
 import functools
 import traceback
@@ -183,12 +184,10 @@ def template_of(
         raise ValueError("a pickled function needs a folder")
     location = pickled(task, code_folder)
     fast = FastSerializationSettings(enabled=True, destination_dir=".", distribution_location=str(location))
-    resolver = task.task_resolver
-    task.set_resolver(default_notebook_task_resolver)
-    try:
-        return _serialize(task, settings.new_builder().with_fast_serialization_settings(fast).build())
-    finally:
-        task.set_resolver(resolver)
+    sent = copy.copy(task)  # the task itself may be serialized by other threads meanwhile
+    sent.set_resolver(default_notebook_task_resolver)
+    sent.reset_command_fn()  # the copied one asks the task that it was copied from
+    return _serialize(sent, settings.new_builder().with_fast_serialization_settings(fast).build())
 
 
 def serialized(task: PythonTask[Any], settings: SerializationSettings) -> TaskTemplate:
