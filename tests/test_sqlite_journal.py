@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import os
 import sqlite3
 import stat
@@ -13,11 +14,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+import polars as pl
 import pytest
 from journal_runs import SENT, snapshot, start
 from python_path import TESTS, python_path
 from scripted_tasks import until
 
+from flyteagent_nb import tables
 from flyteagent_nb.errors import JournalError, RunAbortedError, RunFailedError, RunNotFoundError
 from flyteagent_nb.running import retention
 from flyteagent_nb.running import shelf as shelf_module
@@ -108,9 +112,15 @@ def test_a_snapshot_survives_as_it_is() -> None:
     assert snapshot_of('{"id":"a","name":"n","task_type":"t","of_a_later_version":1}').id == "a"
 
 
-@pytest.mark.parametrize("python_type", [int, str, list[int], dict[str, list[float]], int | None, type(None), Sent])
+@pytest.mark.parametrize(
+    "python_type",
+    [
+        int, str, list[int], dict[str, list[float]], int | None, type(None), Sent, pd.DataFrame,
+        tables.declared(pl.DataFrame), tables.declared(pl.LazyFrame), list[tables.declared(pl.DataFrame)],
+    ],
+)  # fmt: skip
 def test_a_type_is_found_again(python_type: Any) -> None:
-    found = type_of(record_of(python_type))
+    found = type_of(json.loads(json.dumps(record_of(python_type))))
     assert found == python_type or repr(found) == repr(python_type)
 
 
@@ -119,7 +129,15 @@ def test_a_type_without_a_name_is_not_found() -> None:
         pass
 
     assert record_of(Local) is None and record_of(list[Local]) is None
-    for record in (None, {"is": "no_such_module_at_all:X"}, {"is": "os:no_such_name"}):
+    for record in (
+        None,
+        {"is": "no_such_module_at_all:X"},
+        {"is": "os:no_such_name"},
+        {"frame": "no_such_module_at_all:X"},
+        {"frame": "os:no_such_name"},
+        {"frame": 3},
+        {"of_a_later_version": "os:PathLike"},
+    ):
         with pytest.raises(LookupError):
             type_of(record)
 

@@ -1,7 +1,8 @@
 """Python types as plain data, so that outputs can be read in a kernel that does not have the task any more.
 
-A class is ``{"is": "module:qualname"}``, a generic one has ``"of"`` with its arguments, a union is ``{"union": [...]}``. What cannot be
-named like that (a class inside a function, an annotation that is no class) is None, and is guessed from the literal's type later.
+A class is ``{"is": "module:qualname"}``, a generic one has ``"of"`` with its arguments, a union is ``{"union": [...]}``. A table that is
+wanted as a frame which flytekit has no handler for is ``{"frame": "module:qualname"}``. What cannot be named
+like that (a class inside a function, an annotation that is no class) is None, and is guessed from the literal's type later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import types
 import typing
 from typing import Any
 
+from flyteagent_nb import tables
+
 
 def record_of(python_type: Any) -> dict[str, Any] | None:
     """``python_type`` as plain data, or None where it has no name that could be found again."""
@@ -19,7 +22,8 @@ def record_of(python_type: Any) -> dict[str, Any] | None:
         return {"is": "builtins:None"}
     origin = typing.get_origin(python_type)
     if origin is typing.Annotated:
-        return record_of(typing.get_args(python_type)[0])
+        frame = tables.wanted(python_type)
+        return {"frame": _place(frame)} if frame is not None else record_of(typing.get_args(python_type)[0])
     if origin in (typing.Union, types.UnionType):
         members = [record_of(member) for member in typing.get_args(python_type)]
         return None if None in members else {"union": members}
@@ -28,7 +32,7 @@ def record_of(python_type: Any) -> dict[str, Any] | None:
         return None if outer is None or None in inner else {**outer, "of": inner}
     if not isinstance(python_type, type) or "<" in python_type.__qualname__:
         return None
-    return {"is": f"{python_type.__module__}:{python_type.__qualname__}"}
+    return {"is": _place(python_type)}
 
 
 def type_of(record: Any) -> Any:
@@ -41,9 +45,22 @@ def type_of(record: Any) -> Any:
         raise LookupError("its type has no name")
     if "union" in record:
         return typing.Union[tuple(type_of(member) for member in record["union"])]  # noqa: UP007 - the members are known only now
+    if "frame" in record:
+        return tables.declared(_found(str(record["frame"])))
     place = str(record.get("is"))
     if place == "builtins:None":
         return type(None)
+    found = _found(place)
+    if "of" in record:
+        return found[tuple(type_of(argument) for argument in record["of"])]
+    return found
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _found(place: str) -> Any:
     module_name, _, qualname = place.partition(":")
     try:
         found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
@@ -51,6 +68,4 @@ def type_of(record: Any) -> Any:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"{place} is not there: {error}") from error
-    if "of" in record:
-        return found[tuple(type_of(argument) for argument in record["of"])]
     return found
