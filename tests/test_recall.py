@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from scripted_tasks import PATIENCE
+from flyteidl.core.literals_pb2 import LiteralMap
+from scripted_tasks import PATIENCE, scripted_task
 
 from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.running.recall import call_of_record
+from flyteagent_nb.running.type_records import TUPLE
 
 if TYPE_CHECKING:
+    from scripted_tasks import Agents
+
     from flyteagent_nb.running.journal import RunRecord
     from flyteagent_nb.workspace import Workspace
 
@@ -51,3 +55,25 @@ def test_a_frame_that_flytekit_has_no_handler_for(workspace: Workspace, frame: A
             "output 'results' is read as StructuredDataset, which is a guess: no_such_module_at_all:X is not there"
             in note
         )
+
+
+@pytest.mark.parametrize("outputs", ["n", "zeta beta alpha omega delta"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_named_tuple(workspace: Workspace, agents: Agents, outputs: str, given: bool) -> None:
+    fields = dict.fromkeys(outputs.split(), int)
+    task = scripted_task("echo", inputs=fields, outputs=fields, output_tuple_name="Out")
+    values = {name: number for number, name in enumerate(fields)}
+    value = workspace.attach(ended(workspace, task, **values), task if given else None).result(PATIENCE)
+    assert type(value).__name__ == "Out" and value._asdict() == values and list(value) == list(values.values())
+
+
+@pytest.mark.parametrize("name", [None, "", "no name", "class", 3, ["Out"]])
+def test_a_tuple_of_no_name(workspace: Workspace, agents: Agents, name: object) -> None:
+    """What an earlier version wrote, and what is damaged."""
+    task = scripted_task("echo", inputs={"b": int, "a": int}, outputs={"b": int, "a": int})
+    record = on_record(workspace, ended(workspace, task, b=1, a=2))
+    assert set(record.sent.output_types) == {"b", "a"}
+    sent = dataclasses.replace(record.sent, output_types={**record.sent.output_types, TUPLE: name})
+    outputs = LiteralMap.FromString(record.outputs or b"")
+    _, value = call_of_record(dataclasses.replace(record, sent=sent))[0].convert(outputs)
+    assert type(value).__name__ == "DefaultNamedTupleOutput" and tuple(value) == (1, 2)

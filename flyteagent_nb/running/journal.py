@@ -58,7 +58,7 @@ class Sent:
     Attributes:
         template: the task's template, serialized.
         inputs: the literals, serialized, or None where they are too large to be kept.
-        output_types: the Python type of each output, as ``types_record`` writes it.
+        output_types: the Python type of each output and the name of their tuple, as ``type_records`` writes them.
     """
 
     template: bytes

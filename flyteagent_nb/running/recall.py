@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from flyteagent_nb.errors import JournalError
 from flyteagent_nb.running.contexts import current_context
 from flyteagent_nb.running.tasks import TaskCall, convert_as
-from flyteagent_nb.running.type_records import type_of
+from flyteagent_nb.running.type_records import tuple_name_of, type_of
 
 if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask
@@ -41,21 +41,25 @@ def call_of_record(record: RunRecord, task: PythonTask[Any] | None = None) -> tu
             f"the journal's record of run {s.id} of {s.name} cannot be read: {error}",
             hint=f"its job, if any, is told by %agent show {s.id}",
         ) from error
+    known = record.sent.output_types
     types: dict[str, Any] = {}
     notes = []
-    for name, variable in template.interface.outputs.variables.items():
+    variables = dict(template.interface.outputs.variables)
+    order = known if task is None else task.python_interface.outputs  # a map of a message has none
+    for name in dict.fromkeys((*(name for name in order if name in variables), *variables)):
         if task is not None and name in task.python_interface.outputs:
             types[name] = task.python_interface.outputs[name]
             continue
         try:
-            types[name] = type_of(record.sent.output_types.get(name))
+            types[name] = type_of(known.get(name))
         except LookupError as error:
-            types[name] = TypeEngine.guess_python_type(LiteralType.from_flyte_idl(variable.type))
+            types[name] = TypeEngine.guess_python_type(LiteralType.from_flyte_idl(variables[name].type))
             shown = getattr(types[name], "__name__", types[name])
             notes.append(
                 f"output '{name}' is read as {shown}, which is a guess: {error}; %agent attach {record.snapshot.id} --task TASK knows it"
             )
-    convert = functools.partial(convert_as, types, record.snapshot.name, current_context())
+    tuple_name = tuple_name_of(known) if task is None else task.python_interface.output_tuple_name
+    convert = functools.partial(convert_as, types, s.name, current_context(), tuple_name=tuple_name)
     call = TaskCall(
         name=record.snapshot.name,
         template=template,
@@ -64,5 +68,6 @@ def call_of_record(record: RunRecord, task: PythonTask[Any] | None = None) -> tu
         convert=convert,
         converts_at_once=False,
         output_types=types,
+        tuple_name=tuple_name,
     )
     return call, tuple(notes)

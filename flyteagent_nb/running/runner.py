@@ -26,7 +26,7 @@ from flyteagent_nb.running.driven import Driven
 from flyteagent_nb.running.job_logs import job_log
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, Sent
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
-from flyteagent_nb.running.type_records import record_of
+from flyteagent_nb.running.type_records import records_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -214,6 +214,7 @@ class Runner:
                     convert=call.convert,
                     converts_at_once=call.converts_at_once,
                     output_types=call.output_types,
+                    tuple_name=call.tuple_name,
                 )
 
         self.thread.call_soon(replace)
@@ -445,7 +446,7 @@ class Runner:
             return
         driven.recorded = True
         kept = self._masked(inputs).SerializeToString() if inputs.ByteSize() <= KEPT_IN_JOURNAL else None
-        types = {name: record_of(python_type) for name, python_type in call.output_types.items()}
+        types = records_of(call.output_types, call.tuple_name)
         self.journal.begin(driven.run.snapshot, Sent(self._masked(call.template).SerializeToString(), kept, types))
 
     def _masked(self, message: Any) -> Any:

@@ -60,6 +60,7 @@ class TaskCall:
         convert: outputs -> (values by name, what calling the task would return); raises OutputError.
         converts_at_once: whether ``convert`` takes microseconds and may run on the loop.
         output_types: the Python type of each output, or what ``type_records`` made of it; for a later kernel.
+        tuple_name: the name of the tuple that the outputs come as, where the task names one; for the same.
         stand_in: what stands in for the service that the agent talks to, in words, or an empty string.
     """
 
@@ -70,6 +71,7 @@ class TaskCall:
     convert: Callable[[literals_pb2.LiteralMap], tuple[dict[str, Any], Any]]
     converts_at_once: bool
     output_types: Mapping[str, Any]
+    tuple_name: str | None = None
     stand_in: str = ""
 
 
@@ -118,6 +120,7 @@ def call_of(
         convert=functools.partial(convert_outputs, task, context),
         converts_at_once=all(isinstance(t, type) and t in PLAIN for t in interface.outputs.values()),
         output_types=interface.outputs,
+        tuple_name=interface.output_tuple_name,
     )
 
 
@@ -155,6 +158,7 @@ def call_of_literals(
         convert=_as_literals,
         converts_at_once=True,
         output_types=task.python_interface.outputs,
+        tuple_name=task.python_interface.output_tuple_name,
     )
 
 

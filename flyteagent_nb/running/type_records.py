@@ -8,12 +8,31 @@ like that (a class inside a function, an annotation that is no class) is None, a
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 import types
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TUPLE = "()"
+"""Beside the outputs' names on record: the name of the tuple that they come as. No output has such a name."""
+
+
+def records_of(output_types: Mapping[str, Any], tuple_name: str | None) -> dict[str, Any]:
+    """The types of a task's outputs, and the name of their tuple where it has one, as plain data."""
+    records = {name: record_of(python_type) for name, python_type in output_types.items()}
+    return {**records, TUPLE: tuple_name} if tuple_name else records
+
+
+def tuple_name_of(records: Mapping[str, object]) -> str | None:
+    """The name of the outputs' tuple in what :func:`records_of` wrote down; None where there is none that could be."""
+    name = records.get(TUPLE)
+    return name if isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) else None
 
 
 def record_of(python_type: Any) -> dict[str, Any] | None:
