@@ -159,13 +159,12 @@ class LocalExecution:
 
     def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
         """A map task: one run for each element, as many at a time as its concurrency says."""
-        from flyteagent_nb.running.task_inputs import complete_inputs
+        from flyteagent_nb.running.task_inputs import complete_inputs, mapped_over
 
         task = mapped.python_function_task
         complete_inputs(mapped, inputs)
         names = list(mapped.interface.inputs)
-        over = [name for name in names if isinstance(inputs[name], list) and name not in mapped.bound_inputs]
-        count = len(inputs[over[0]]) if over else 0
+        over, count = mapped_over(mapped, inputs)
         ratio = getattr(mapped, "_min_success_ratio", None)
         needed = getattr(mapped, "_min_successes", None) or (math.ceil(count * ratio) if ratio is not None else count)
         at_once = mapped.concurrency or count or 1
@@ -185,7 +184,7 @@ class LocalExecution:
                     guard.wait(batch)
                     runs += batch
             failed = [run for run in runs if run.error is not None]
-            if count - len(failed) < needed:
+            if failed and count - len(failed) < needed:
                 failed[0].result()
         if not mapped.interface.outputs:
             return []

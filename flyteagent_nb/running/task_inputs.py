@@ -140,6 +140,27 @@ def complete_inputs(task: PythonTask[Any], inputs: Mapping[str, Any]) -> dict[st
     }
 
 
+def mapped_over(mapped: ArrayNodeMapTask, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The inputs that give each run of a map task an item of their lists, and how many items they have.
+
+    Raises:
+        InputError: lists of different lengths. flytekit goes by the first; a cluster refuses them.
+    """
+    lengths = {
+        name: len(inputs[name])
+        for name in mapped.interface.inputs
+        if isinstance(inputs[name], list) and name not in mapped.bound_inputs
+    }
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+        raise InputError(
+            f"the inputs of {_words(mapped)} are lists of different lengths: {told}",
+            task=mapped.name,
+            hint="each run takes one item of each list; functools.partial gives all runs the same value",
+        )
+    return list(lengths), next(iter(lengths.values()), 0)
+
+
 def plain_literal(
     task: PythonTask[Any], context: FlyteContext, name: str, value: Any, python_type: type
 ) -> literals_pb2.Literal:

@@ -95,6 +95,10 @@ def outer(a: int) -> int:
 def mapped(xs: list[int]) -> list[int]:
     return map_task(inc)(a=xs)
 
+@workflow
+def mapped_pairs(xs: list[int], ys: list[int]) -> list[int]:
+    return map_task(add)(b=ys, a=xs)
+
 numbers = [n for n in range(21) if n != 13]
 runs_before = 0
 def runs():
@@ -126,6 +130,9 @@ def tasks(kernel: Kernel) -> None:
         ("map_task(functools.partial(add, b=10))(a=[1, 2, 3])", "[12, 13, 14]", 3),
         ("map_task(double)(a=[1, 2])", "[2, 4]", 0),
         ("map_task(inc)(a=[])", "[]", 0),
+        ("map_task(add)(b=[], a=[])", "[]", 0),
+        ("map_task(inc, min_successes=3)(a=[1, 2])", "[2, 3]", 2),  # more than there are: all have to succeed
+        ("map_task(inc, min_successes=3)(a=[])", "[]", 0),
         ("mapped(xs=[1, 2])", "[2, 3]", 2),
         ("inc.execute(a=3)", "4", 1),
         ("flyteagent_nb.submit(inc, a=7).result()", "8", 1),
@@ -191,8 +198,30 @@ def test_a_cached_call_runs_once(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["inc(a=13)", "chained(a=13)", "many(n=14)", "map_task(inc)(a=[1, 13])", "mapped(xs=[13])", "outer(a=12)"]
+    ("call", "lengths"),
+    [
+        ("map_task(add)(a=[1, 2, 3], b=[1, 2])", "'b' has 2, 'a' has 3"),
+        ("map_task(add)(a=[1], b=[1, 2])", "'b' has 2, 'a' has 1"),
+        ("map_task(add, concurrency=1)(a=[], b=[1])", "'b' has 1, 'a' has 0"),
+        ("mapped_pairs(xs=[1, 2], ys=[1])", "'b' has 1, 'a' has 2"),
+    ],
 )
+def test_a_map_task_over_lists_of_different_lengths_starts_nothing(kernel: Kernel, call: str, lengths: str) -> None:
+    kernel.ok("runs_before = runs()")
+    cell = kernel.fails(call)
+    assert cell.error.startswith(
+        f"InputError: the inputs of map task 'add' are lists of different lengths: {lengths}\nhint: "
+    )
+    assert kernel.value("runs() - runs_before") == "0"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "inc(a=13)", "chained(a=13)", "many(n=14)", "map_task(inc)(a=[1, 13])", "map_task(inc, min_successes=3)(a=[1, 13])",
+        "mapped(xs=[13])", "outer(a=12)",
+    ],
+)  # fmt: skip
 def test_a_failing_call_is_our_few_lines(kernel: Kernel, call: str) -> None:
     cell = kernel.fails(call)
     assert cell.kinds == ["display_data", "error"] and cell.ename == "RunFailedError"
