@@ -655,6 +655,19 @@ def test_a_pickled_function_leaves_its_task_alone(workspace: Workspace, monkeypa
     assert any(arg.endswith(".default_task_resolver") for arg in template.container.args)
 
 
+def test_pickled_code_that_a_job_may_be_reading_is_not_written_again(workspace: Workspace) -> None:
+    made = AgentFunctionTask(in_notebook(fresh(real)))
+    for _ in range(2):
+        workspace.call_of(made, {"a": 1}, code="pickle")
+
+    def files() -> set[tuple[str, int]]:
+        return {(str(file), file.stat().st_mtime_ns) for file in workspace.runner.storage.root.glob("code-*/*")}
+
+    before = files()
+    workspace.call_of(made, {"a": 1}, code="pickle")
+    assert before and files() == before
+
+
 def test_a_task_that_its_plug_in_cannot_put_into_a_template_is_told(workspace: Workspace) -> None:
     class Unfit(AsyncConnectorExecutorMixin, PythonTask[None]):  # type: ignore[misc]
         """As Slurm's script with inputs is."""

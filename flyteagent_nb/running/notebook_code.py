@@ -35,6 +35,7 @@ def pickled(task: PythonFunctionTask[Any], folder: Path) -> Path:
     """The file of the pickled task, in a folder of its own under ``folder``, as flytekit reads it."""
     import gzip
     import hashlib
+    import tempfile
 
     import cloudpickle
     from flytekit.core.python_auto_container import PickledEntity, PickledEntityMetadata
@@ -45,7 +46,11 @@ def pickled(task: PythonFunctionTask[Any], folder: Path) -> Path:
     place = folder / f"code-{hashlib.sha256(data).hexdigest()[:16]}"
     place.mkdir(mode=0o700, exist_ok=True)
     location: Path = place / str(PICKLE_FILE_PATH)
-    descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as raw, gzip.open(raw, "wb") as file:
-        file.write(data)
+    if not location.exists():
+        descriptor, written = tempfile.mkstemp(
+            dir=place
+        )  # a job may read the file while another run of the task begins
+        with open(descriptor, "wb") as raw, gzip.open(raw, "wb") as file:
+            file.write(data)
+        os.replace(written, location)
     return location
