@@ -194,6 +194,7 @@ FRAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_grpc(service: Service) -> None:
     host, _, port = service.target.rpartition(":")
     made = random.Random(7)

@@ -257,6 +257,7 @@ def test_types_are_kept(sandbox: Workspace) -> None:
     ) == [{"A": 2, "L": 3, "O": 2}]
 
 
+@pytest.mark.slow
 def test_every_kind_of_frame_and_file_makes_a_table(sandbox: Workspace, tmp_path: Path) -> None:
     table = pa.table({"n": [1, 2], "day": [dt.date(2024, 1, 1), dt.date(2024, 1, 2)], "s": ["x", "it's"]})
     lines = '{"n": 1, "day": "2024-01-01", "s": "x"}\n{"n": 2, "day": "2024-01-02", "s": "it\'s"}\n'

@@ -455,6 +455,7 @@ def test_the_callers_context_is_used(workspace: Workspace, agents: Agents, tmp_p
     assert FlyteContextManager.current_context() is context
 
 
+@pytest.mark.slow
 def test_conversions_on_threads_leave_the_contexts_alone(workspace: Workspace, agents: Agents, tmp_path: Path) -> None:
     context = FlyteContextManager.current_context()
     depth = FlyteContextManager.size()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import asyncio
+from collections import ChainMap
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
 
 from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError
 from flyteagent_nb.notebook import arguments as grammar
+from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
 from flyteagent_nb.notebook.waiting import stop_guard, stopped_as
@@ -69,19 +72,21 @@ class AgentMagics(Magics):
             return self._form_of(task, inputs, arguments, code=arguments.code)
         return self._execute(task, inputs, arguments, code=arguments.code)
 
+    @needs_local_scope
     @no_var_expand
     @line_magic
-    def agent(self, line: str) -> Any:
+    def agent(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Show the agents of this notebook and their runs."""
         arguments = grammar.parse_agent(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
         with stopped_as(f"%agent {arguments.verb or ''}".rstrip() + " was stopped by the user"):
-            return self._perform(arguments)
+            return self._perform(arguments, ChainMap(dict(local_ns or {}), self.shell.user_ns))
 
     # --- the verbs ---
 
-    def _perform(self, arguments: AgentArguments) -> Any:
+    def _perform(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
+        """Perform a verb; ``names`` are the variables where its line stands, those of a function before the notebook's."""
         if arguments.verb == "doctor":  # of use most of all where the service does not start
             return self._doctor(arguments)
         if arguments.verb == "secret":  # a person need not wait to be asked
@@ -94,8 +99,8 @@ class AgentMagics(Magics):
         record, services = RecordVerbs(self._workspace, self.shell), ServiceVerbs(self._workspace)
         verbs: dict[str, Callable[[AgentArguments], Any]] = {
             "types": self._types,
-            "run": self._run,
-            "form": self._form,
+            "run": partial(self._run, names=names),
+            "form": partial(self._form, names=names),
             "runs": record.runs,
             "show": record.show,
             "logs": record.logs,
@@ -108,7 +113,7 @@ class AgentMagics(Magics):
             "unroute": services.unroute,
             "serve": self._serve,
             "stop": self._stop,
-            "sandbox": self._sandbox,
+            "sandbox": partial(self._sandbox, names=names),
             "check": self._check_agent,
             "export": self._export,
             "remove": self._remove,
@@ -136,18 +141,18 @@ class AgentMagics(Magics):
 
         return run_secret(arguments, self._workspace)
 
-    def _run(self, arguments: AgentArguments) -> Any:
-        inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
-        task = self._task(arguments)
+    def _run(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
+        inputs = grammar.input_values(arguments.inputs, "", names)
+        task = named_task(arguments.task, names)
         if not arguments.compare:
             return self._execute(task, inputs, arguments)
         from flyteagent_nb.notebook.comparing import compare
 
         return compare(task, inputs, arguments, self._workspace, self._showing)
 
-    def _form(self, arguments: AgentArguments) -> Any:
-        inputs = grammar.input_values(arguments.inputs, "", self.shell.user_ns)
-        return self._form_of(self._task(arguments), inputs, arguments)
+    def _form(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
+        inputs = grammar.input_values(arguments.inputs, "", names)
+        return self._form_of(named_task(arguments.task, names), inputs, arguments)
 
     def _form_of(self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, code: str = "") -> Any:
         from flyteagent_nb.notebook.form import FormBlock
@@ -163,11 +168,6 @@ class AgentMagics(Magics):
             timeout=None if arguments.timeout is None else arguments.timeout.total_seconds(),
             code=code,
         )
-
-    def _task(self, arguments: AgentArguments) -> Any:
-        from flyteagent_nb.notebook.named_tasks import named_task
-
-        return named_task(arguments.task, self.shell.user_ns)
 
     def _serve(self, arguments: AgentArguments) -> View:
         address = self._workspace.serve(
@@ -188,10 +188,10 @@ class AgentMagics(Magics):
             or [("stopped", "nothing: only the private socket is served")]
         )
 
-    def _sandbox(self, arguments: AgentArguments) -> View:
+    def _sandbox(self, arguments: AgentArguments, names: Mapping[str, Any]) -> View:
         from flyteagent_nb.notebook.sandbox_verb import run_sandbox
 
-        return run_sandbox(arguments, self._workspace, self._showing, self.shell.user_ns)
+        return run_sandbox(arguments, self._workspace, self._showing, names)
 
     def _check_agent(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.check_verb import run_check

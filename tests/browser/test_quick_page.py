@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -14,6 +16,7 @@ EACH = 50
 """Outputs of a cell that JupyterLab shows before it folds the rest."""
 
 
+@pytest.mark.slow
 def test_the_page_stays_quick(nb: Notebook, figure: Callable[[str], None]) -> None:
     nb.ok(
         "import flyteagent_nb\ndone = scripted_task('noop')\nnothing = [flyteagent_nb.submit(done) for i in range(200)]"

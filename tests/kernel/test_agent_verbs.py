@@ -54,6 +54,13 @@ def test_run_takes_inputs_and_gives_the_value(kernel: Kernel) -> None:
     assert "nothing was sent" in kernel.value("%agent run echo year=1 region='x' --dry-run")
 
 
+def test_in_a_function_its_variables_come_first(kernel: Kernel) -> None:
+    kernel.ok(
+        "def f(year):\n    task, place = echo, 'here'\n    found = %agent run task year=year region=place\n    return found, region"
+    )
+    assert kernel.value("f(1)") == "(DefaultNamedTupleOutput(year=1, region='here'), 'EU')"
+
+
 def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     kernel.ok("talks()")
     kernel.fails("sad()")

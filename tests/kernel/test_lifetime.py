@@ -84,6 +84,7 @@ def test_the_end_takes_everything_along(new_kernel: NewKernel, how: str) -> None
 # --- loops in loops ---
 
 
+@pytest.mark.slow
 def test_nest_lets_a_cell_run_a_loop_of_its_own(new_kernel: NewKernel) -> None:
     kernel = loaded(new_kernel())
     kernel.ok("import asyncio, flyteagent_nb\necho = scripted_task('echo', inputs={'a': int}, outputs={'a': int})")

@@ -95,6 +95,7 @@ def test_nbclient(tmp_path: Path) -> None:
     assert made.cells[1].outputs == []
 
 
+@pytest.mark.slow
 def test_nbclient_stops_at_a_failing_task(tmp_path: Path) -> None:
     made = notebook(FAILING)
     with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
@@ -105,6 +106,7 @@ def test_nbclient_stops_at_a_failing_task(tmp_path: Path) -> None:
     assert made.cells[3].outputs == [] and made.cells[3].execution_count is None
 
 
+@pytest.mark.slow
 def test_papermill(tmp_path: Path) -> None:
     nbformat.write(notebook(CELLS), tmp_path / "in.ipynb")
     made = execute(tmp_path)

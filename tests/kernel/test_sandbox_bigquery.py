@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("flytekitplugins.bigquery", reason="its numpy has no Python 3.13")
 pytest.importorskip("bqemulator", reason="it has no Python 3.10")
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 TOLD = "bqemulator 1.3.0, a stand-in for BigQuery"
 TYPE = "bigquery_query_job_task -c ProjectID=local -c Location=US"

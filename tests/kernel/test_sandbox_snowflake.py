@@ -12,7 +12,7 @@ from kernel.harness import LOAD, Kernel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 TOLD = "fakesnow 0.11.18, a stand-in for Snowflake"
 TYPE = "snowflake -c user=u -c account=a -c database=shop -c schema=public -c warehouse=w"
