@@ -64,6 +64,15 @@ def _lost(s: RunSnapshot) -> JournalError:
     )
 
 
+def _left(s: RunSnapshot) -> Cancelled:
+    return Cancelled(
+        "the workspace was closed; the job, if any, was left running",
+        hint=""
+        if s.is_sync
+        else f"after %load_ext flyteagent_nb, %agent attach {s.id} follows it, %agent cancel {s.id} stops it",
+    )
+
+
 class Runner:
     """Runs tasks through agent services, as FlytePropeller would.
 
@@ -337,7 +346,7 @@ class Runner:
                 phase, error = "UNKNOWN", _lost(driven.run.snapshot)
             else:  # the runner closes
                 phase = "ABORTED"
-                error = self._aborted(driven, Cancelled("the workspace was closed; the job, if any, was left running"))
+                error = self._aborted(driven, _left(driven.run.snapshot))
         except GeneratorExit:  # nobody runs this loop any more
             raise
         except BaseException as bug:  # whatever it is, whoever waits must wake; the cause is kept
