@@ -305,8 +305,9 @@ class Run:
         self._read = read
 
     def _convert(self) -> None:
-        if self._read is not None:
-            self._outputs, self._returned = self._read()
+        read = self._read  # two threads may ask at once: then each makes the values
+        if read is not None:
+            self._outputs, self._returned = read()
             self._read = None
 
     def cancel(self) -> None:
