@@ -10,7 +10,7 @@ import pytest
 from cell_runs import AGENT, HEAD, META, CellRuns
 from flytekit.extend.backend.base_connector import ConnectorRegistry
 
-from flyteagent_nb.shipping.cells import needs_of
+from flyteagent_nb.shipping.cells import Cells, needs_of
 from flyteagent_nb.shipping.module import AgentModule, make_module
 
 if TYPE_CHECKING:
@@ -87,6 +87,30 @@ def test_python_below_a_cell_magic_is_read(tmp_path: Path) -> None:
         runs.run(cell)
     module = make_module(runs.entries("a"), runs.cells, runs.namespace)
     assert module.complete and imports(module, tmp_path) == "7"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "def dup(a, a):\n    pass",
+        "def f():\n    late = 1\n    global late",
+        "nonlocal x",
+        "def f(a):\n    global a",
+        "def f():\n    from os import *",
+        'note: "\\ud800"',
+        "many = " + " + ".join("1" for _ in range(2000)),
+    ],
+)
+def test_a_cell_that_python_does_not_compile_is_passed_over(wrong: str, tmp_path: Path) -> None:
+    runs = CellRuns(HEAD, META, "STEP = 7", AGENT.format(created="STEP"), REGISTER)
+    runs.sources.append(wrong)
+    module = make_module(runs.entries("a"), runs.cells, runs.namespace)
+    assert module.complete and imports(module, tmp_path) == "7"
+
+
+def test_what_stands_before_a_statement_that_is_not_compiled_ran() -> None:
+    cells = Cells(["x = 1\ndef dup(a, a):\n    pass\nx = 2"])
+    assert [statement.source for statement in cells.statements] == ["x = 1"]
 
 
 def test_what_stars_and_names_in_functions_bring(tmp_path: Path) -> None:

@@ -106,13 +106,24 @@ def statements_of(source: str, number: int) -> Iterator[Statement]:
         if body is not None:
             yield from statements_of(body, number)
             continue
-        text = _text_of(node, source)
-        eager, lazy = needs_of(text)
-        yield Statement(node, text, (number, node.lineno), frozenset(_bound(node)), eager, lazy)
+        try:
+            text = _text_of(node, source)
+            statement = Statement(node, text, (number, node.lineno), frozenset(_bound(node)), *needs_of(text))
+        except (
+            SyntaxError
+        ):  # Python parses it and does not compile it: what stands before it ran, and nothing behind it
+            return
+        except RecursionError:  # a thousand things in one expression
+            continue
+        yield statement
 
 
 def needs_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The global names that a statement needs when it runs, and those that functions in it need when they are called."""
+    """The global names that a statement needs when it runs, and those that functions in it need when they are called.
+
+    Raises:
+        SyntaxError: names in it have no scope that Python would compile: one argument twice, a parameter that is global.
+    """
     table = symtable.symtable(source, "<cell>", "exec")
     eager: set[str] = set()
     lazy: set[str] = set()
@@ -138,7 +149,7 @@ def _quoted(tree: ast.AST) -> set[str]:
             if isinstance(part, ast.Constant) and isinstance(part.value, str):
                 try:
                     inner = ast.parse(part.value, mode="eval")
-                except SyntaxError:  # a word of Annotated or Literal
+                except (SyntaxError, ValueError):  # a word of Annotated or Literal
                     continue
                 found |= {n.id for n in ast.walk(inner) if isinstance(n, ast.Name)}
     return found
