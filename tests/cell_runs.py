@@ -7,7 +7,7 @@ import linecache
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.serving.catalog import AgentEntry
-from flyteagent_nb.shipping.cells import Cells
+from flyteagent_nb.shipping.cells import Cell, Cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ class CellRuns:
     """The namespace, and what ran in it."""
 
     def __init__(self, *sources: str) -> None:
-        self.sources: list[str] = []
+        self.ran: list[Cell] = []
         self.namespace: dict[str, Any] = {"__name__": "__main__", "get_ipython": lambda: None}
         for source in sources:
             self.run(source)
@@ -27,13 +27,13 @@ class CellRuns:
     def run(self, source: str) -> None:
         name = f"<cell run {next(_numbers)}>"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-        self.sources.append(source)
+        self.ran.append(Cell(source))
         if "run_cell_magic" not in source:
             exec(compile(source, name, "exec", dont_inherit=True), self.namespace)
 
     @property
     def cells(self) -> Cells:
-        return Cells(self.sources)
+        return Cells(self.ran)
 
     def entries(self, *names: str, source: Sequence[str] = ()) -> list[AgentEntry]:
         """Entries of the agents that variables hold."""

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from flyteagent_nb.errors import ExportError, TaskTypeNotFoundError
 from flyteagent_nb.notebook.export_verb import Exported
 from flyteagent_nb.running.propeller_config import read_propeller_config
+from flyteagent_nb.shipping.cells import Cell
 from flyteagent_nb.shipping.export import RECORD, Export, export
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def runs(workspace: Workspace) -> Iterator[CellRuns]:
 
 
 def exported(workspace: Workspace, folder: Path, runs: CellRuns, **more: Any) -> Export:
-    return export(workspace, folder, cells=runs.sources, variables=runs.namespace, **more)
+    return export(workspace, folder, cells=runs.ran, variables=runs.namespace, **more)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +238,7 @@ def test_an_import_that_fails_is_found_out(workspace: Workspace, runs: CellRuns,
     runs.run("PLACE = 5")
     runs.run(AGENT.format(created="PLACE"))
     runs.run("ConnectorRegistry.register(a, override=True)")
-    runs.sources[runs.sources.index("PLACE = 5")] = "PLACE = 1 // 0"  # as where it worked in this kernel only
+    runs.ran[runs.ran.index(Cell("PLACE = 5"))] = Cell("PLACE = 1 // 0")  # as where it worked in this kernel only
     (bad,) = [f for f in exported(workspace, tmp_path / "out", runs).findings if f.sign == "bad"]
     assert "does not import: ZeroDivisionError" in bad.told
 
@@ -289,7 +290,7 @@ def test_nothing_half_written_is_left(workspace: Workspace, runs: CellRuns, tmp_
     runs.run(AGENT.format(created="PLACE"))
     runs.run("ConnectorRegistry.register(a, override=True)")
     stop = "[__import__('os').kill(__import__('os').getppid(), 2), __import__('time').sleep(60)]"
-    runs.sources[runs.sources.index("PLACE = 5")] = f"PLACE = {stop}"
+    runs.ran[runs.ran.index(Cell("PLACE = 5"))] = Cell(f"PLACE = {stop}")
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started pytest may have had it ignored
     try:
         with pytest.raises(KeyboardInterrupt):

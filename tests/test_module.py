@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from cell_runs import AGENT, HEAD, META, CellRuns
 from flytekit.extend.backend.base_connector import ConnectorRegistry
+from IPython.core.inputtransformer2 import TransformerManager
 
-from flyteagent_nb.shipping.cells import Cells, needs_of
+from flyteagent_nb.shipping.cells import Cell, Cells, needs_of
 from flyteagent_nb.shipping.module import AgentModule, make_module
 
 if TYPE_CHECKING:
@@ -103,14 +104,43 @@ def test_python_below_a_cell_magic_is_read(tmp_path: Path) -> None:
 )
 def test_a_cell_that_python_does_not_compile_is_passed_over(wrong: str, tmp_path: Path) -> None:
     runs = CellRuns(HEAD, META, "STEP = 7", AGENT.format(created="STEP"), REGISTER)
-    runs.sources.append(wrong)
+    runs.ran.append(Cell(wrong))
     module = make_module(runs.entries("a"), runs.cells, runs.namespace)
     assert module.complete and imports(module, tmp_path) == "7"
 
 
 def test_what_stands_before_a_statement_that_is_not_compiled_ran() -> None:
-    cells = Cells(["x = 1\ndef dup(a, a):\n    pass\nx = 2"])
+    cells = Cells([Cell("x = 1\ndef dup(a, a):\n    pass\nx = 2")])
     assert [statement.source for statement in cells.statements] == ["x = 1"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "counts"),
+    [
+        ("%%time\nx = 2\nMyRegistry.register(A())", True),
+        ("%%capture out --no-stderr\nx = 2\nMyRegistry.register(A())", True),
+        ("%%prun\nx = 2\nMyRegistry.register(A())", True),
+        ("%%agent_task\nx = 2\nMyRegistry.register(A())", True),
+        ("%%writefile settings.py\nx = 2\nMyRegistry.register(A())", False),
+        ("%%timeit\nx = 2\nMyRegistry.register(A())", False),
+        ("%%bash\nx=2", False),
+        ("%%some_other\nx = 2", False),
+        ("x: int", False),
+        ("if True:\n    x: int", False),
+    ],
+)
+def test_what_is_below_a_magic_counts_where_it_runs_in_the_notebook(cell: str, counts: bool) -> None:
+    source = TransformerManager().transform_cell(cell)
+    cells = Cells([Cell("x = 1"), Cell(source, ran_body=True)])
+    binding = cells.binding("x")
+    assert binding and binding.source == ("x = 2" if counts else "x = 1")
+    assert len(cells.registrations()) == counts
+
+
+def test_what_is_below_an_agent_task_counts_where_it_is_python() -> None:
+    sql = TransformerManager().transform_cell("%%agent_task kind\nx = 2")  # it would be Python by its looks
+    binding = Cells([Cell("x = 1"), Cell(sql)]).binding("x")
+    assert binding and binding.source == "x = 1"
 
 
 def test_what_stars_and_names_in_functions_bring(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.findings import Finding
     from flyteagent_nb.notebook.arguments import AgentArguments
     from flyteagent_nb.notebook.showing import Showing
+    from flyteagent_nb.shipping.cells import Cell
     from flyteagent_nb.workspace import Workspace
 
 
@@ -71,14 +72,19 @@ class CheckReport(Diagnosis):
             )
 
 
-def run_check(arguments: AgentArguments, workspace: Workspace, showing: Showing, shell: Any) -> CheckReport:
+def run_check(
+    arguments: AgentArguments,
+    workspace: Workspace,
+    showing: Showing,
+    namespace: Mapping[str, Any],
+    cells: Sequence[Cell],
+) -> CheckReport:
     """Do what the line says.
 
     Raises:
         CheckError: something is wrong, and the line says ``--strict``.
         TaskStopped: the stop button.
     """
-    namespace = shell.user_ns
     task = named_task(arguments.task, namespace) if arguments.task else None
     failing = named_task(arguments.failing, namespace) if arguments.failing else None
     inputs = input_values(arguments.inputs, "", namespace)
@@ -88,7 +94,7 @@ def run_check(arguments: AgentArguments, workspace: Workspace, showing: Showing,
                 workspace, arguments.task_type, arguments.version,
                 task=task, failing=failing, inputs=inputs, service=arguments.service,
                 timeout=END if arguments.timeout is None else arguments.timeout.total_seconds(),
-                cells=cells_of(shell), namespace=namespace, say=work.say,
+                cells=cells, namespace=namespace, say=work.say,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise TaskStopped(
@@ -109,7 +115,7 @@ def check_type(
     inputs: Mapping[str, Any] | None = None,
     service: str = "",
     timeout: float = END,
-    cells: Sequence[str] = (),
+    cells: Sequence[Cell] = (),
     namespace: Mapping[str, Any] | None = None,
     modules: Sequence[str] = (),
     say: Callable[[str], object] = lambda text: None,
@@ -134,11 +140,6 @@ def check_type(
         modules=tuple(modules),
     )
     return CheckReport(task_type, version, check(workspace, subject, say))
-
-
-def cells_of(shell: Any) -> list[str]:
-    """The cells that ran, as Python."""
-    return [str(cell) for cell in shell.history_manager.input_hist_parsed]
 
 
 def _version(workspace: Workspace, task_type: str, version: int | None, task: Any, service: str) -> int:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import TaskStopped
 from flyteagent_nb.notebook import render
-from flyteagent_nb.notebook.check_verb import cells_of
 from flyteagent_nb.notebook.doctor import Diagnosis
 from flyteagent_nb.notebook.views import View
 from flyteagent_nb.shipping.export import Export, export
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flyteagent_nb.findings import Finding
     from flyteagent_nb.notebook.arguments import AgentArguments
     from flyteagent_nb.notebook.showing import Showing
+    from flyteagent_nb.shipping.cells import Cell
     from flyteagent_nb.workspace import Workspace
 
 
@@ -54,7 +56,13 @@ class Exported(View):
         return render.pairs_html(self._rows) + Diagnosis(self.findings).html()
 
 
-def run_export(arguments: AgentArguments, workspace: Workspace, showing: Showing, shell: Any) -> Exported:
+def run_export(
+    arguments: AgentArguments,
+    workspace: Workspace,
+    showing: Showing,
+    namespace: Mapping[str, Any],
+    cells: Sequence[Cell],
+) -> Exported:
     """Do what the line says.
 
     Raises:
@@ -68,7 +76,7 @@ def run_export(arguments: AgentArguments, workspace: Workspace, showing: Showing
             return Exported(
                 export(
                     workspace, Path(arguments.folder), types=types, image=arguments.image, namespace=arguments.namespace,
-                    cells=cells_of(shell), variables=shell.user_ns,
+                    cells=cells, variables=namespace,
                 )
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from flyteagent_nb.notebook.local_execution import LocalExecution
 from flyteagent_nb.notebook.magics import AgentMagics
 from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.page import Block, Page
+from flyteagent_nb.notebook.ran_cells import RanCells
 from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.serving.cell_names import name_cells
@@ -38,9 +39,10 @@ _ALONE = re.compile(r"%%agent_task(\s|$)")
 class Extension:
     """Our hooks in one IPython shell."""
 
-    def __init__(self, shell: Any, workspace: Workspace) -> None:
+    def __init__(self, shell: Any, workspace: Workspace, cells: RanCells) -> None:
         self._shell = shell
         self._workspace = workspace
+        self._cells = cells
         self._page = Page(shell)
         self._showing = Showing(workspace, self._page)
         self._local = LocalExecution(workspace, self._showing)
@@ -50,7 +52,7 @@ class Extension:
         """Put every hook in, and open the workspace in the background."""
         shell = self._shell
         fork_safe = prepare_fork()
-        magics = AgentMagics(shell, self._workspace, self._showing)
+        magics = AgentMagics(shell, self._workspace, self._showing, self._cells)
         AgentMagics.agent_task.__doc__ = help_text("agent_task")
         AgentMagics.agent.__doc__ = help_text("agent")
         shell.register_magics(magics)
@@ -326,14 +328,17 @@ def _kernel_id(shell: Any) -> str:
 
 
 _extension: Extension | None = None
+_cells: RanCells | None = None  # it stays when the extension is loaded again
 
 
 def load(shell: Any) -> None:
     """Load into ``shell``; returns at once."""
-    global _extension
+    global _extension, _cells
     if _extension is not None:
         return
-    _extension = Extension(shell, get_workspace())
+    if _cells is None or _cells.shell is not shell:
+        _cells = RanCells(shell)
+    _extension = Extension(shell, get_workspace(), _cells)
     _extension.load()
     sys.stdout.write(
         f"flyteagent_nb {__version__}: an agent service starts in this kernel. %agent shows it, %%agent_task runs a task.\n"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyteagent_nb.notebook.arguments import AgentArguments, AgentTaskArguments, SubmitArguments
+    from flyteagent_nb.notebook.ran_cells import RanCells
     from flyteagent_nb.notebook.showing import Showing
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
@@ -33,8 +34,9 @@ class AgentMagics(Magics):
 
     shell: Any
 
-    def __init__(self, shell: Any, workspace: Workspace, showing: Showing) -> None:
+    def __init__(self, shell: Any, workspace: Workspace, showing: Showing, cells: RanCells) -> None:
         super().__init__(shell)
+        self._cells = cells
         self._workspace = workspace
         self._showing = showing
 
@@ -196,12 +198,12 @@ class AgentMagics(Magics):
     def _check_agent(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.check_verb import run_check
 
-        return run_check(arguments, self._workspace, self._showing, self.shell)
+        return run_check(arguments, self._workspace, self._showing, self.shell.user_ns, self._cells.all())
 
     def _export(self, arguments: AgentArguments) -> View:
         from flyteagent_nb.notebook.export_verb import run_export
 
-        return run_export(arguments, self._workspace, self._showing, self.shell)
+        return run_export(arguments, self._workspace, self._showing, self.shell.user_ns, self._cells.all())
 
     def _remove(self, arguments: AgentArguments) -> View:
         removed = self._workspace.remove(arguments.task_type, arguments.version)
@@ -318,6 +320,7 @@ class AgentMagics(Magics):
 
         def run() -> Any:
             __tracebackhide__ = _rich_traceback_omit = True
+            self._cells.body_runs()
             exec(statements, shell.user_ns)  # the user's own cell, in the user's own namespace
             return eval(expression, shell.user_ns) if expression is not None else None
 

@@ -7,7 +7,7 @@ import builtins
 import linecache
 import symtable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +17,20 @@ _IPYTHON = frozenset({_MAGIC, "display"})  # it puts them among Python's own
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _COMPREHENSIONS = frozenset({"listcomp", "setcomp", "dictcomp", "genexpr"})
+_RUNNING = frozenset({"time", "capture", "prun", "agent_task"})
+"""Cell magics that run what is below them among the notebook's own names."""
+
+
+class Cell(NamedTuple):
+    """A cell that ran.
+
+    Attributes:
+        source: it as Python, magics as IPython translates them.
+        ran_body: of an ``%%agent_task``: whether its body is Python and was run, and not sent to an agent as SQL, a prompt or settings.
+    """
+
+    source: str
+    ran_body: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +72,11 @@ class Statement:
 class Cells:
     """The cells of a notebook, in the order in which they ran."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        """Read them.
-
-        Args:
-            sources: the cells as Python, magics as IPython translates them; what is not Python is passed over.
-        """
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        """Read them; what is not Python is passed over."""
         self.statements: list[Statement] = []
-        for number, source in enumerate(sources):
-            self.statements += statements_of(source, number)
+        for number, cell in enumerate(cells):
+            self.statements += statements_of(cell, number)
         self._future = {s.place[0] for s in self.statements if _is_future(s.node)}
 
     def binding(self, name: str, value: Any = None) -> Statement | None:
@@ -95,19 +105,20 @@ class Cells:
         ]
 
 
-def statements_of(source: str, number: int) -> Iterator[Statement]:
-    """The top-level statements of a cell; of a cell magic that has Python below it, those in its body."""
+def statements_of(cell: Cell, number: int) -> Iterator[Statement]:
+    """The top-level statements of a cell; of a cell magic that runs what is below it, those in its body."""
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(cell.source)
     except (SyntaxError, ValueError):  # not Python: SQL, YAML, or a cell that did not run
         return
     for node in tree.body:
-        body = _magic_body(node)
-        if body is not None:
-            yield from statements_of(body, number)
+        if (magic := _cell_magic(node)) is not None:
+            name, body = magic
+            if name in _RUNNING and (name != "agent_task" or cell.ran_body):
+                yield from statements_of(cell._replace(source=body), number)
             continue
         try:
-            text = _text_of(node, source)
+            text = _text_of(node, cell.source)
             statement = Statement(node, text, (number, node.lineno), frozenset(_bound(node)), *needs_of(text))
         except (
             SyntaxError
@@ -179,24 +190,27 @@ def _bound(node: ast.stmt) -> Iterator[str]:
 
 
 def _shallow(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a statement, without what is inside functions, classes and comprehensions."""
+    """The parts of a statement, without what is inside functions, classes and comprehensions, and annotations of names alone."""
     yield node
+    if isinstance(node, ast.AnnAssign) and node.value is None:
+        return
     if isinstance(node, (*_DEFINITIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
         return
     for child in ast.iter_child_nodes(node):
         yield from _shallow(child)
 
 
-def _magic_body(node: ast.stmt) -> str | None:
-    """The Python below a cell magic; None for any other statement."""
+def _cell_magic(node: ast.stmt) -> tuple[str, str] | None:
+    """The name of a cell magic and what is below it; None for any other statement."""
     call = node.value if isinstance(node, ast.Expr) else None
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and len(call.args) == 3):
         return None
-    owner, last = call.func.value, call.args[2]
+    owner = call.func.value
     is_magic = isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == _MAGIC
     if not is_magic or call.func.attr != "run_cell_magic":
         return None
-    return last.value if isinstance(last, ast.Constant) and isinstance(last.value, str) else ""
+    name, _, body = (str(each.value) if isinstance(each, ast.Constant) else "" for each in call.args)
+    return name, body
 
 
 def _text_of(node: ast.stmt, source: str) -> str:
@@ -224,7 +238,7 @@ def _made_by(name: str, value: Any) -> Statement | None:
         if code is None:
             continue
         lines = linecache.getlines(code.co_filename)
-        for statement in statements_of("".join(lines), 0) if lines else ():
+        for statement in statements_of(Cell("".join(lines)), 0) if lines else ():
             node = statement.node
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
             if name in statement.binds and first <= code.co_firstlineno <= (node.end_lineno or first):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flyteagent_nb.config import Settings
     from flyteagent_nb.running.tasks import TaskCall
     from flyteagent_nb.serving.catalog import AgentEntry
+    from flyteagent_nb.shipping.cells import Cell
     from flyteagent_nb.shipping.module import AgentModule
     from flyteagent_nb.workspace import Workspace
 
@@ -55,7 +56,7 @@ class Subject:
     call: TaskCall | None = None
     failing: TaskCall | None = None
     timeout: float = END
-    cells: Sequence[str] = ()
+    cells: Sequence[Cell] = ()
     namespace: Mapping[str, Any] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
 

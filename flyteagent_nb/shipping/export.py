@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.need import Need
+    from flyteagent_nb.shipping.cells import Cell
     from flyteagent_nb.shipping.distributions import Pins
     from flyteagent_nb.shipping.module import AgentModule
     from flyteagent_nb.workspace import Workspace
@@ -79,7 +80,7 @@ def export(
     types: Sequence[str] = (),
     image: str = "",
     namespace: str = "flyte",
-    cells: Sequence[str] = (),
+    cells: Sequence[Cell] = (),
     variables: Mapping[str, Any] | None = None,
 ) -> Export:
     """Write agents as a service; blocks for some seconds, as the module is tried in another process.

@@ -104,6 +104,28 @@ def test_the_stop_button_ends_both_and_leaves_nothing(kernel: Kernel) -> None:
     until(lambda: all(line.split()[1].startswith("Z") for line in children(kernel.pid)))
 
 
+BINDING = """
+from flyteagent_nb.notebook import extension
+from flyteagent_nb.shipping.cells import Cells
+
+def binding(name):
+    found = Cells(extension._cells.all()).binding(name)
+    return found and found.source
+"""
+
+
+def test_a_body_that_is_sent_to_an_agent_defines_nothing(kernel: Kernel) -> None:
+    kernel.ok(BINDING)
+    kernel.ok("limit = 4")
+    kernel.ok("%%agent_task scripted -b\nlimit: int = 3")  # YAML to the magic, Python by its looks
+    kernel.ok("%%timeit -n 1 -r 1\nlimit = 5")
+    assert kernel.value("binding('limit')") == "'limit = 4'"
+    kernel.ok("%%agent_task --dry-run\nlimit = 6\nscripted_task(name='t')")
+    assert kernel.value("binding('limit')") == "'limit = 6'"
+    kernel.ok("%reload_ext flyteagent_nb")
+    assert kernel.value("binding('limit')") == "'limit = 6'"
+
+
 def jobs_of(kernel: Kernel) -> list[str]:
     return [path.name for path in kernel.temporary.iterdir() if len(path.name) == 32]
 

@@ -33,7 +33,7 @@ def test_it_is_served_where_nothing_else_is(workspace: Workspace, tmp_path: Path
         head.replace("from __future__ import annotations\n", "").partition('"""\n')[2],
         "from flytekit.extend.backend.base_connector import ConnectorRegistry\nConnectorRegistry.register(Sound(), override=True)",
     )
-    made = export(workspace, tmp_path / "sound", cells=runs.sources, variables=runs.namespace)
+    made = export(workspace, tmp_path / "sound", cells=runs.ran, variables=runs.namespace)
     assert [f for f in made.findings if f.sign == "bad"] == []
     workspace.catalog.remove("sound")
     python = make(tmp_path / "env", Path(sys.executable))
