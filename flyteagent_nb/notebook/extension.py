@@ -178,6 +178,7 @@ class Extension:
     def _after_cell(self, result: Any) -> None:
         """Say what came up meanwhile, where a person looks, and from the main thread."""
         self._page.after_cell()
+        self._cells.after_cell(result)
         error = result.error_in_exec
         if isinstance(error, RuntimeError) and not isinstance(error, FlyteAgentNBError) and "event loop" in str(error):
             self._workspace.notice(

@@ -16,9 +16,14 @@ _MAGIC = "get_ipython"
 _IPYTHON = frozenset({_MAGIC, "display"})  # it puts them among Python's own
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_COMPOUND = (*_LOOPS, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 _COMPREHENSIONS = frozenset({"listcomp", "setcomp", "dictcomp", "genexpr"})
 _RUNNING = frozenset({"time", "capture", "prun", "agent_task"})
 """Cell magics that run what is below them among the notebook's own names."""
+
+Point = tuple[int, int]
+"""A line and a column."""
 
 
 class Cell(NamedTuple):
@@ -27,10 +32,12 @@ class Cell(NamedTuple):
     Attributes:
         source: it as Python, magics as IPython translates them.
         ran_body: of an ``%%agent_task``: whether its body is Python and was run, and not sent to an agent as SQL, a prompt or settings.
+        raised: where it raised, and where the body below its magic did; empty where it ran to its end.
     """
 
     source: str
     ran_body: bool = False
+    raised: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +112,39 @@ class Cells:
         ]
 
 
+def body_of(source: str) -> str:
+    """What is below the cell magic that a cell is; empty where it is none."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ""
+    magic = _cell_magic(tree.body[0]) if tree.body else None
+    return magic[1] if magic is not None else ""
+
+
 def statements_of(cell: Cell, number: int) -> Iterator[Statement]:
-    """The top-level statements of a cell; of a cell magic that runs what is below it, those in its body."""
+    """The top-level statements of a cell that ran; of a cell magic that runs what is below it, those in its body."""
     try:
         tree = ast.parse(cell.source)
     except (SyntaxError, ValueError):  # not Python: SQL, YAML, or a cell that did not run
         return
     for node in tree.body:
+        raised = bool(cell.raised) and cell.raised[0] < (node.end_lineno or 0, node.end_col_offset or 0)
         if (magic := _cell_magic(node)) is not None:
             name, body = magic
-            if name in _RUNNING and (name != "agent_task" or cell.ran_body):
-                yield from statements_of(cell._replace(source=body), number)
+            below = cell._replace(source=body, raised=cell.raised[1:])
+            ran = cell.ran_body if name == "agent_task" else name in _RUNNING and (bool(below.raised) or not raised)
+            if ran:
+                yield from statements_of(below, number)
+            if raised:
+                return
             continue
+        if raised and not isinstance(node, _COMPOUND):
+            return
         try:
             text = _text_of(node, cell.source)
-            statement = Statement(node, text, (number, node.lineno), frozenset(_bound(node)), *needs_of(text))
+            bound = frozenset(_bound(node, cell.raised[0][0] if raised else None))
+            statement = Statement(node, text, (number, node.lineno), bound, *needs_of(text))
         except (
             SyntaxError
         ):  # Python parses it and does not compile it: what stands before it ran, and nothing behind it
@@ -127,6 +152,8 @@ def statements_of(cell: Cell, number: int) -> Iterator[Statement]:
         except RecursionError:  # a thousand things in one expression
             continue
         yield statement
+        if raised:
+            return
 
 
 def needs_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -175,12 +202,16 @@ def _builtin(name: str) -> bool:
     return known or name in ("__name__", "__file__", "__annotations__", "__class__")
 
 
-def _bound(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement binds at the top level."""
+def _bound(node: ast.stmt, raised: int | None = None) -> Iterator[str]:
+    """The names that a statement binds at the top level; of one that raised, those on the lines before: a loop may have come to all."""
+    if raised is not None and isinstance(node, _LOOPS) and node.lineno < raised:
+        raised = None
     if isinstance(node, _DEFINITIONS):
         yield node.name
         return
     for part in _shallow(node):
+        if raised is not None and getattr(part, "lineno", 0) >= raised:
+            continue
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
             yield part.id
         elif isinstance(part, _DEFINITIONS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,6 +125,42 @@ def test_a_body_that_is_sent_to_an_agent_defines_nothing(kernel: Kernel) -> None
     assert kernel.value("binding('limit')") == "'limit = 6'"
     kernel.ok("%reload_ext flyteagent_nb")
     assert kernel.value("binding('limit')") == "'limit = 6'"
+
+
+@pytest.mark.parametrize(
+    ("cell", "taken"),
+    [
+        ("conf = 1/0", "conf = 1"),
+        ("conf = 2\nconf = 1/0\nconf = 3", "conf = 2"),
+        pytest.param(
+            "conf = 2; other = 1/0",
+            "conf = 2",
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="Python keeps no columns"),
+        ),
+        ("conf = (\n    2 +\n    1/0)", "conf = 1"),
+        ("def fails():\n    return 1/0\n\nconf = 2\nfails()\nconf = 3", "conf = 2"),
+        ("conf = 2\ndef dup(a, a):\n    pass\nconf = 3", "conf = 2"),
+        ("conf = 2\nreturn\nconf = 3", "conf = 2"),
+        ("with open('/nowhere') as f:\n    conf = 2", "conf = 1"),
+        ("if True:\n    conf = 2\n    conf = 1/0", "if True:\n    conf = 2\n    conf = 1/0"),
+        ("for n in (1, 0):\n    1/n\n    conf = n", "for n in (1, 0):\n    1/n\n    conf = n"),
+        ("import asyncio\nawait asyncio.sleep(0)\nconf = 2\nawait asyncio.sleep('x')\nconf = 3", "conf = 2"),
+        ("%%time\nconf = 2\n1/0\nconf = 3", "conf = 2"),
+        ("%%time\nconf = 2\n1/0\nconf = ", "conf = 1"),
+        ("%%prun\nconf = 2\n1/0\nconf = 3", "conf = 2"),
+        ("%%capture\nconf = 2\n1/0\nconf = 3", "conf = 2"),
+        ("%%agent_task\nconf = 2\n1/0\nconf = 3", "conf = 2"),
+        ("%%agent_task\nconf = 2", "conf = 2"),  # it defines no task, which is told when it has run
+        ("%%agent_task --no-such-option\nconf = 2", "conf = 1"),
+    ],
+)
+def test_of_a_cell_that_raised_what_ran_counts(kernel: Kernel, cell: str, taken: str) -> None:
+    kernel.ok(BINDING)
+    kernel.ok("conf = 1")
+    kernel.run(cell)
+    assert kernel.value("binding('conf')") == repr(taken)
+    kernel.ok("%%capture\nconf = 4")
+    assert kernel.value("binding('conf')") == "'conf = 4'"
 
 
 def jobs_of(kernel: Kernel) -> list[str]:
