@@ -197,6 +197,25 @@ def test_files_and_values_that_changed_are_told(tmp_path: Path, monkeypatch: pyt
     )
 
 
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("x, y = 3, 4", []),
+        ("[x, y], z = (3, 4), 5", []),
+        ("x, y = (3, 4)\ny = 5", []),
+        ("x = y = 3", []),
+        (
+            "x, y = 3, 4\nglobals()['x'] = 2",
+            ["x is not any more what its cell says; elsewhere it begins as x, y = (3, 4)"],
+        ),
+        ("x, y = [], 4\nx.append(1)", ["x is filled while it runs; elsewhere it begins as x, y = ([], 4)"]),
+        ("x, password = 3, 'abcdefghij'\ny = 4", ["x, which A needs, holds a secret, which belongs into no file"]),
+    ],
+)
+def test_several_names_in_one_assignment(cell: str, told: list[str]) -> None:
+    assert [finding.told for finding in made(cell, created="x, y").findings] == told
+
+
 def test_an_agent_made_in_a_function(tmp_path: Path) -> None:
     body = "".join(f"    {line}\n" for line in AGENT.format(created="factor").strip().splitlines()[:-1])
     runs = CellRuns(

@@ -27,6 +27,7 @@ ELSEWHERE = "elsewhere"
 """What the findings of this module are about: work outside this kernel."""
 
 _SECRET = re.compile(r"(passw(or)?d|secret|api_?key|token|private_?key)$", re.IGNORECASE)
+_ROWS = (ast.Tuple, ast.List)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith)
 
 
@@ -199,7 +200,7 @@ class _Collector:
         self.ordered.append(statement)
         self._later += [(each, name) for each in sorted(statement.lazy - statement.binds)]
         self._scan(statement)
-        literal = _literal(statement.node)
+        literal = _literal(statement.node, name)
         if literal is None or (type(literal[0]) is type(value) and literal[0] == value):
             return
         begins = ast.unparse(statement.node)[:60]
@@ -220,9 +221,10 @@ class _Collector:
             return "is bound by a loop or a with block", "bind it in one assignment, or inside a function"
         if isinstance(statement.node, (ast.AugAssign, ast.Delete, ast.Expr)):
             return "is changed after it was made", "bind it in one assignment"
-        literal = _literal(statement.node)
-        looks = literal is not None and isinstance(literal[0], str) and _SECRET.search(name)
-        if self._is_secret(statement.source) or (looks and literal and len(str(literal[0])) >= 8):
+        named = [
+            found[0] for each in statement.binds if _SECRET.search(each) and (found := _literal(statement.node, each))
+        ]
+        if self._is_secret(statement.source) or any(isinstance(each, str) and len(each) >= 8 for each in named):
             return "holds a secret, which belongs into no file", (
                 "read it in the agent: flytekit's get_connector_secret('NAME'); here %agent secret NAME gives it"
             )
@@ -326,15 +328,21 @@ def _with_override(statement: Statement, call: ast.Call) -> str:
     return ast.unparse(node)
 
 
-def _literal(node: ast.stmt) -> tuple[Any] | None:
-    """The value of an assignment to one name, where it is a literal."""
-    value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-    if value is None:
+def _literal(node: ast.stmt, name: str) -> tuple[Any] | None:
+    """The value that an assignment gives to a name, alone or as one of several, where it is a literal."""
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
         return None
-    try:
-        return (ast.literal_eval(value),)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return None
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        parts: Iterable[tuple[ast.expr, ast.expr]] = [(target, node.value)]
+        if isinstance(target, _ROWS) and isinstance(node.value, _ROWS) and len(target.elts) == len(node.value.elts):
+            parts = zip(target.elts, node.value.elts, strict=True)
+        for each, value in parts:
+            if isinstance(each, ast.Name) and each.id == name:
+                try:
+                    return (ast.literal_eval(value),)
+                except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                    return None
+    return None
 
 
 def _is_there(module: str, attribute: str, value: Any) -> bool:
