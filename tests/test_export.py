@@ -19,11 +19,11 @@ import yaml
 from cell_runs import AGENT, HEAD, META, CellRuns
 from packaging.requirements import Requirement
 
-from flyteagent_nb.errors import ExportError, TaskTypeNotFoundError
+from flyteagent_nb.errors import ArgumentError, ExportError, TaskTypeNotFoundError
 from flyteagent_nb.notebook.export_verb import Exported
 from flyteagent_nb.running.propeller_config import read_propeller_config
 from flyteagent_nb.shipping.cells import Cell
-from flyteagent_nb.shipping.export import RECORD, Export, export
+from flyteagent_nb.shipping.export import _IMAGE, RECORD, Export, export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -299,6 +299,47 @@ def test_nothing_half_written_is_left(workspace: Workspace, runs: CellRuns, tmp_
         signal.signal(signal.SIGINT, earlier)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"image": "a b"}, "--image: a b is no name of an image"),
+        ({"image": "Agents:1"}, "is no name of an image"),
+        ({"image": "agents:"}, "is no name of an image"),
+        ({"image": "agents:1\nRUN x"}, "is no name of an image"),
+        ({"image": "registry.example.com/Team/agents"}, "is no name of an image"),
+        ({"image": "agents@sha256:" + "0" * 64}, "is no name of an image"),
+        ({"image": "a" * 256}, "is no name of an image"),
+        ({"namespace": "A_B"}, "--namespace: A_B is no name of a namespace"),
+        ({"namespace": "flyte-"}, "is no name of a namespace"),
+        ({"namespace": ""}, "is no name of a namespace"),
+        ({"namespace": "a" * 64}, "is no name of a namespace"),
+    ],
+)
+def test_names_that_nothing_there_can_have(
+    workspace: Workspace, runs: CellRuns, tmp_path: Path, given: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        exported(workspace, tmp_path / "x", runs, **given)
+    assert told in str(caught.value) and caught.value.hint and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(
+            "agents",
+            "agents:2",
+            "team/agents:2.0-rc_1",
+            "localhost:5000/agents",
+            "registry.example.com:443/a/b__c/d-e.f:7",
+        ),
+        *("123456789012.dkr.ecr.eu-central-1.amazonaws.com/agents:latest", "ghcr.io/team/my--agents:V1"),
+    ],
+)
+def test_names_of_images_that_docker_takes(image: str) -> None:
+    assert _IMAGE.fullmatch(image)
 
 
 def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def run_export(
     """Do what the line says.
 
     Raises:
+        ArgumentError: no image or no namespace can have that name.
         ExportError: there is no agent to export, or the folder holds something else.
         TaskTypeNotFoundError: no agent here serves one of the types.
         TaskStopped: the stop button.

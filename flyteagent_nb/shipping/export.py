@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import wire
-from flyteagent_nb.errors import ExportError, TaskTypeNotFoundError, closest
+from flyteagent_nb.errors import ArgumentError, ExportError, TaskTypeNotFoundError, closest
 from flyteagent_nb.findings import Finding
 from flyteagent_nb.masking import VARIABLES
 from flyteagent_nb.serving.catalog import NOTEBOOK
@@ -41,6 +41,15 @@ RECORD = ".flyteagent-export.json"
 
 IMPORT_WAIT = 90.0
 """Seconds that the module may take to be imported: flytekit is, too."""
+
+_IMAGE = re.compile(
+    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?/)?PART(/PART)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?".replace(
+        "PART", r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
+    )
+)
+"""A registry, a path and a tag, as Docker has them; no digest, as the image is still to be built."""
+
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a label of RFC 1123
 
 _TRY = """
 import json, sys, importlib
@@ -95,9 +104,20 @@ def export(
         variables: the notebook's variables.
 
     Raises:
+        ArgumentError: no image or no namespace can have that name.
         ExportError: there is no agent to export, or the folder holds something else.
         TaskTypeNotFoundError: no agent here serves one of the types.
     """
+    if image and not (_IMAGE.fullmatch(image) and len(image) <= 255):
+        raise ArgumentError(
+            f"--image: {image} is no name of an image",
+            hint="write registry.example.com/team/agents:2 or agents:2: lowercase letters and digits, with . _ or - between them",
+        )
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ArgumentError(
+            f"--namespace: {namespace} is no name of a namespace",
+            hint="write flyte-prod or the like: up to 63 lowercase letters and digits, with - between them",
+        )
     entries = _entries(workspace, types)
     folder = folder.expanduser()
     name = _service_name(folder.absolute().name)

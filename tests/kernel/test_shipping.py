@@ -189,6 +189,8 @@ def test_an_agent_that_cannot_leave_the_kernel(kernel: Kernel, tmp_path: Path) -
         ("check sensor --task nothing", "there is no variable nothing"),
         ("check sensor --service nowhere", "no agent service is called 'nowhere'"),
         ("export", "needs DIR"),
+        ("export out --types sensor --image 'a b'", "a b is no name of an image"),
+        ("export out --types sensor --namespace A_B", "A_B is no name of a namespace"),
     ],
 )
 def test_lines_that_do_not_do(kernel: Kernel, line: str, told: str) -> None:
