@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import CheckError, TaskStopped
+from flyteagent_nb.errors import ArgumentError, CheckError, TaskStopped
 from flyteagent_nb.notebook.doctor import Diagnosis
 from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.values import input_values
@@ -82,6 +82,7 @@ def run_check(
     """Do what the line says.
 
     Raises:
+        ArgumentError: inputs without a task.
         CheckError: something is wrong, and the line says ``--strict``.
         TaskStopped: the stop button.
     """
@@ -123,8 +124,14 @@ def check_type(
     """Check the agent of a task type. The arguments are those of :class:`Subject`, with tasks for calls.
 
     Raises:
+        ArgumentError: inputs, and no task that takes them.
         InputError: inputs that do not fit the task's interface.
     """
+    if inputs and task is None:
+        raise ArgumentError(
+            f"the inputs need --task: no task is run without it, and {', '.join(inputs)} would be of no use",
+            hint="--task TASK gives the variable that holds one",
+        )
     version = _version(workspace, task_type, version, task, service)
     inputs = inputs or {}
     fitting = {name: value for name, value in inputs.items() if failing and name in failing.python_interface.inputs}

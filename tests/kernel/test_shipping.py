@@ -188,6 +188,7 @@ def test_an_agent_that_cannot_leave_the_kernel(kernel: Kernel, tmp_path: Path) -
         ("check sensr", "did you mean sensor?"),
         ("check sensor --task nothing", "there is no variable nothing"),
         ("check sensor --service nowhere", "no agent service is called 'nowhere'"),
+        ("check sensor zz=1", "the inputs need --task"),
         ("export", "needs DIR"),
         ("export out --types sensor --image 'a b'", "a b is no name of an image"),
         ("export out --types sensor --namespace A_B", "A_B is no name of a namespace"),
