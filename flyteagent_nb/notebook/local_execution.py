@@ -43,6 +43,7 @@ class LocalExecution:
         from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
+        from flyteagent_nb.running.call_outputs import output_error
         from flyteagent_nb.running.contexts import in_own_contexts
         from flyteagent_nb.running.task_inputs import call_error, check_call
 
@@ -75,8 +76,10 @@ class LocalExecution:
                 return in_own_contexts(task_call, task, *args, **kwargs)
             except FlyteAgentNBError:
                 raise
-            except Exception as error:  # a type's transformer may raise anything; what is not about an input passes
-                told = call_error(task, given, error, within)
+            except (
+                Exception
+            ) as error:  # a type's transformer may raise anything; what is not about an input or an output passes
+                told = output_error(task, error) or call_error(task, given, error, within)
                 if told is None:
                     raise
                 raise told from error
@@ -95,7 +98,7 @@ class LocalExecution:
                         workflow.compiled = False
                     raise
                 except Exception as error:  # as above
-                    told = call_error(workflow, given, error, within)
+                    told = output_error(workflow, error) or call_error(workflow, given, error, within)
                     if told is None:
                         raise
                     raise told from error
