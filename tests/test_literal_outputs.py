@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime
 from typing import TYPE_CHECKING, Any
 
 import flytekit
+import numpy as np
+import pandas as pd
 import pytest
 from flyteidl.core.execution_pb2 import TaskExecution
 from flytekit.core.base_task import PythonTask
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.interface import Interface
 from flytekit.core.type_engine import TypeEngine
+from flytekit.exceptions.user import FlyteTypeException
 from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase
 from scripted_tasks import PATIENCE
 
@@ -104,6 +109,81 @@ def test_a_value_that_does_not_convert_is_named_beside_a_literal(workspace: Work
     agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": literal(5), "bad": lambda: (yield)})
     error = workspace.submit(task(n=int, bad=str), {}).exception(PATIENCE)
     assert error is not None and "'bad'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "how"),
+    [
+        (np.float64(1.5), 1.5, "numpy.float64, as float: let Literals.do return its item()"),
+        (np.float32(1.5), 1.5, "numpy.float32, as float: let Literals.do return its item()"),
+        (np.int64(3), 3, "numpy.int64, as int: let Literals.do return its item()"),
+        (np.bool_(True), True, "as bool: let Literals.do return its item()"),
+        (np.str_("a"), "a", "as str: let Literals.do return its item()"),
+        (
+            pd.Timestamp("2024-01-01", tz="UTC"),
+            datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+            "pandas.Timestamp, as datetime: let Literals.do return its to_pydatetime()",
+        ),
+        (
+            pd.Timedelta("3s"),
+            datetime.timedelta(seconds=3),
+            "pandas.Timedelta, as timedelta: let Literals.do return its to_pytimedelta()",
+        ),
+    ],
+)
+def test_a_scalar_of_numpy_or_pandas_is_the_plain_value_and_the_run_says_what_production_does(
+    workspace: Workspace, agent: Literals, value: Any, plain: Any, how: str
+) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": value, "s": "text"})
+    run = workspace.submit(task(n=type(plain), s=str), {})
+    run.result(PATIENCE)
+    assert run.outputs == {"n": plain, "s": "text"} and type(run.outputs["n"]) is type(plain)
+    (note,) = run.snapshot.notes
+    assert note.startswith(f"in production: flytekit {flytekit.__version__}'s own service does not take output 'n', a ")
+    assert note.endswith(how) and agent.returns.outputs["n"] is value
+    literals = None
+    with contextlib.suppress(FlyteTypeException):  # what this is all about, as above; else it is pickled
+        literals = asyncio.run(agent.returns.to_flyte_idl()).outputs.literals
+    assert literals is None or literals["n"].scalar.blob.metadata.type.format == "PythonPickle"
+
+
+def test_a_time_in_nanoseconds_is_no_number(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": np.datetime64("2024-01-01", "ns")})
+    error = workspace.submit(task(n=int), {}).exception(PATIENCE)
+    assert isinstance(error, OutputError) and "is declared as integer and came as blob" in error.message
+
+
+class Text(str):
+    """A text, and no plain one."""
+
+
+def test_a_value_that_its_type_refuses_is_told_in_the_words_of_the_type(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": Text("a")})
+    error = workspace.submit(task(n=str), {}).exception(PATIENCE)
+    assert error is not None and "Task" not in error.message.partition("a value of")[2]
+    assert (
+        "a value of type Text, that flytekit cannot turn into a literal: TypeTransformerFailedError: Expected"
+        in error.message
+    )
+
+
+def test_a_list_is_told_how_it_is_returned_and_that_does(workspace: Workspace, agent: Literals) -> None:
+    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": [1, 2]})
+    error = workspace.submit(task(n=list[int]), {}).exception(PATIENCE)
+    assert error is not None
+    way = "TypeEngine.dict_to_literal_map(FlyteContextManager.current_context(), {'n': ...}, {'n': list[int]})"
+    assert (
+        "an output 'n', a value of type list, that flytekit cannot turn into a literal: it has to be told"
+        in error.message
+    )
+    assert f": outputs={way}" in error.message
+
+    class Lists(Literals):
+        async def do(self, task_template: Any, output_prefix: str, inputs: Any = None, **_: Any) -> Resource:
+            return Resource(phase=TaskExecution.SUCCEEDED, outputs=eval(way.replace("...", "[1, 2]")))
+
+    workspace.catalog.register(Lists())
+    assert workspace.submit(task(n=list[int]), {}).result(PATIENCE) == [1, 2]
 
 
 @pytest.mark.parametrize(

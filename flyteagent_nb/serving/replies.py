@@ -24,11 +24,14 @@ from flyteagent_nb.serving.failures import CallError, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from flytekit.core.context_manager import FlyteContext
+
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.serving.invocation import AgentInvoker
 
 _LOGGER = logging.getLogger("flyteagent_nb")
 _SCALARS = frozenset({bool, int, float, str, type(None), date, datetime, timedelta})
+_TIMES = ("datetime64", "timedelta64")
 
 
 def meta_bytes(entry: AgentEntry, returned: Any) -> bytes:
@@ -50,19 +53,28 @@ def meta_bytes(entry: AgentEntry, returned: Any) -> bytes:
 async def resource_message(invoker: AgentInvoker, entry: AgentEntry, method: str, returned: Any) -> Any:
     """The Resource that ``get`` or ``do`` returned, as a message.
 
-    An output that is a literal already is passed on as it is, which flytekit's own service does not do: it is a note of the run.
+    An output that is a literal already is passed on as it is, and a scalar of numpy's or pandas' as the plain value that it is, which
+    flytekit's own service does not do: it is a note of the run.
     """
     if not isinstance(returned, Resource):
         raise wrong(entry, method, f"returned {_kind(returned)} instead of a Resource")
     if returned.phase is None:
         raise wrong(entry, method, "returned a Resource whose phase is None")
     literals: dict[str, Literal] = {}
+    notes: list[str] = []
     if isinstance(returned.outputs, dict):
         literals = {name: value for name, value in returned.outputs.items() if isinstance(value, Literal)}
-    if literals:
-        values = {name: value for name, value in returned.outputs.items() if name not in literals}
-        returned = copy.copy(returned)
-        returned.outputs = values
+        plain = {name: how for name, value in returned.outputs.items() if (how := _to_plain(value))}
+        if literals:
+            notes.append(_pickled(entry, method, literals))
+        if literals or plain:
+            values = {name: value for name, value in returned.outputs.items() if name not in literals}
+            for name, how in plain.items():
+                value = getattr(values[name], how)()
+                notes.append(_not_plain(entry, method, name, values[name], value, how))
+                values[name] = value
+            returned = copy.copy(returned)
+            returned.outputs = values
     try:
         if _is_small(returned.outputs):
             message = await returned.to_flyte_idl()
@@ -73,8 +85,7 @@ async def resource_message(invoker: AgentInvoker, entry: AgentEntry, method: str
         raise wrong(entry, method, await _fault(invoker, returned, error)) from error
     for name, literal in literals.items():
         message.outputs.literals[name].CopyFrom(literal.to_flyte_idl())
-    if literals and message.phase == TaskExecution.SUCCEEDED:
-        line = _pickled(entry, method, literals)
+    for line in notes if message.phase == TaskExecution.SUCCEEDED else ():
         _LOGGER.warning(line)
         message.message = f"{message.message}\n{line}".lstrip()
     return message
@@ -105,6 +116,28 @@ def _pickled(entry: AgentEntry, method: str, names: Iterable[str]) -> str:
     return wire.IN_PRODUCTION + words
 
 
+def _not_plain(entry: AgentEntry, method: str, name: str, value: Any, plain: Any, how: str) -> str:
+    """What becomes in production of an output that is a scalar of numpy's or pandas'."""
+    kind = type(value)
+    written = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return (
+        f"{wire.IN_PRODUCTION}flytekit {flytekit.__version__}'s own service does not take output '{name}', a {written}, "
+        f"as {type(plain).__name__}: let {type(entry.agent).__name__}.{method} return its {how}()"
+    )
+
+
+def _to_plain(value: Any) -> str:
+    """The method that makes a plain value of a scalar of numpy's or pandas', neither of which is imported for it; else an empty string."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return ""
+    if any((cls.__module__, cls.__name__) == ("numpy", "generic") for cls in kind.__mro__):
+        plain = type(value.item())  # nanoseconds since the epoch are no number that anybody means
+        return "item" if plain in _SCALARS and (plain is not int or kind.__name__ not in _TIMES) else ""
+    how = {"Timestamp": "to_pydatetime", "Timedelta": "to_pytimedelta"}.get(kind.__name__, "")
+    return how if kind.__module__.partition(".")[0] == "pandas" else ""
+
+
 async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) -> str:
     """Which part of ``resource`` it is that flytekit could not convert."""
     outputs = resource.outputs
@@ -112,9 +145,11 @@ async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) ->
         context = FlyteContextManager.current_context()
         for name, value in outputs.items():
             try:
-                await invoker.in_thread("get", TypeEngine.dict_to_literal_map, context, {name: value})
+                # Not dict_to_literal_map, which tells of its own asyncio.Task where a type refuses a value.
+                await invoker.in_thread("get", _convert, context, value)
             except Exception as found:  # as above
-                return f"returned an output {name!r}, {_kind(value)}, that flytekit cannot turn into a literal: {one_line(found)}"
+                words = f"returned an output {name!r}, {_kind(value)}, that flytekit cannot turn into a literal: "
+                return words + (_as_list(name, value) if isinstance(value, list) else one_line(found))
     elif outputs is not None and not isinstance(outputs, LiteralMap):
         return f"returned outputs that are {_kind(outputs)} instead of a dict or a LiteralMap"
     try:
@@ -122,6 +157,20 @@ async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) ->
     except Exception as found:  # as above
         return f"returned a custom_info that is not JSON: {one_line(found)}"
     return f"returned a Resource that flytekit cannot convert: {one_line(error)}"
+
+
+def _convert(context: FlyteContext, value: Any) -> None:
+    kind = type(value)
+    loop_manager.run_sync(TypeEngine.async_to_literal, context, value, kind, TypeEngine.to_literal_type(kind))
+
+
+def _as_list(name: str, value: list[Any]) -> str:
+    """How a list is returned: its elements' type is in no value of Python's, and flytekit's service has no interface to read it from."""
+    element = type(value[0]).__name__ if value else "str"
+    return (
+        f"it has to be told the type of its elements: outputs=TypeEngine.dict_to_literal_map(FlyteContextManager.current_context(), "
+        f"{{{name!r}: ...}}, {{{name!r}: list[{element}]}})"
+    )
 
 
 def _is_small(outputs: Any) -> bool:
