@@ -6,18 +6,27 @@ Each can be set in a notebook (``%config FlyteAgentNB.pace = "propeller"``) or b
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode
+import traitlets
+from traitlets import Bool, Dict, Enum, Int, TraitError, Unicode
 from traitlets.config import SingletonConfigurable
+
+from flyteagent_nb.errors import closest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from traitlets.config import Config
+
 ENVIRONMENT_PREFIX = "FLYTEAGENT_NB_"
+
+LONGEST = 97_200_000.0
+"""The longest deadline in seconds, three years, that gRPC sends; of a much longer one it says that it has passed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,23 @@ class Settings:
     domain: str = "development"
 
 
+class Float(traitlets.Float):  # type: ignore[type-arg]  # older releases of traitlets have no arguments
+    """A finite number, with words for what is none."""
+
+    def __init__(self, *args: Any, unlimited: bool = False, most: float = math.inf, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        most_words = f" of at most {most:,.0f}" if most < math.inf else ""
+        self.info_text = f"a finite number{most_words}" + (" (0 means no limit)" if unlimited else "")
+        self._most = most
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """The value, where it is finite and not too large."""
+        value = super().validate(obj, value)
+        if not math.isfinite(value) or value > self._most:
+            self.error(obj, value)
+        return value
+
+
 class FlyteAgentNB(SingletonConfigurable):
     """Run Flyte agents in this kernel."""
 
@@ -55,21 +81,25 @@ class FlyteAgentNB(SingletonConfigurable):
     deadline = Float(
         Settings.deadline,
         min=0.0,
+        most=LONGEST,
+        unlimited=True,
         help="Seconds a call of an agent service may take; 0 for no limit. FlytePropeller's default service has 10.",
     ).tag(config=True)
     deadlines = Dict(
-        value_trait=Float(min=0.0),
+        value_trait=Float(min=0.0, most=LONGEST, unlimited=True),
         key_trait=Enum(["CreateTask", "GetTask", "DeleteTask", "ExecuteTaskSync", "ListAgents"]),
         help="Seconds by operation, where they differ from `deadline`: {'ExecuteTaskSync': 60.0}.",
     ).tag(config=True)
     poll_failure_limit = Float(
         Settings.poll_failure_limit,
         min=0.0,
+        most=LONGEST,
         help="Seconds that polls may fail in a row before the run fails with their last error, after five at the least.",
     ).tag(config=True)
     stop_grace = Float(
         Settings.stop_grace,
         min=0.0,
+        most=LONGEST,
         help="Seconds that a stopped cell waits for its job to be deleted before it raises.",
     ).tag(config=True)
     calls_in_flight = Int(
@@ -110,7 +140,10 @@ class FlyteAgentNB(SingletonConfigurable):
         help="Keep runs in the journal on disk, so that they are found again after a restart. Takes effect when the extension is loaded.",
     ).tag(config=True)
     days_kept = Float(
-        Settings.days_kept, min=0.0, help="Days that a finished run is kept in the journal; 0 for no limit."
+        Settings.days_kept,
+        min=0.0,
+        unlimited=True,
+        help="Days that a finished run is kept in the journal; 0 for no limit.",
     ).tag(config=True)
     on_close = Enum(
         ["leave", "delete"],
@@ -136,6 +169,20 @@ class FlyteAgentNB(SingletonConfigurable):
                 setattr(self, name, trait.from_string(text))
             except (TraitError, ValueError) as error:
                 raise TraitError(f"{ENVIRONMENT_PREFIX}{name.upper()}={text!r}: {error}") from error
+
+    def update_config(self, config: Config) -> None:
+        """Take what ``%config`` sets.
+
+        Raises:
+            TraitError: there is no such setting, of which traitlets tells the kernel's log alone.
+        """
+        super().update_config(config)
+        known = self.trait_names(config=True)
+        for name in config.get(type(self).__name__, {}):
+            if name not in known:
+                near = closest(name, known)
+                told = f"did you mean {near}?" if near else f"the settings are: {', '.join(sorted(known))}"
+                raise TraitError(f"there is no setting '{name}'; {told}")
 
     @property
     def data_path(self) -> Path:

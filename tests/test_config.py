@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import FrozenInstanceError, fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripted_tasks import PATIENCE, scripted_task, until
 from traitlets import TraitError
+from traitlets.config import Config
 
-from flyteagent_nb.config import ENVIRONMENT_PREFIX, FlyteAgentNB, Settings
+from flyteagent_nb.config import ENVIRONMENT_PREFIX, LONGEST, FlyteAgentNB, Settings
 
 if TYPE_CHECKING:
     from scripted_tasks import Agents
@@ -52,7 +55,9 @@ def test_an_environment_variable_sets(monkeypatch: pytest.MonkeyPatch, name: str
     assert getattr(FlyteAgentNB().freeze(), name) == value
 
 
+TIMES = ("deadline", "poll_failure_limit", "stop_grace", "poll_rate", "days_kept")
 BAD = [
+    ("deadline", "inf"),
     ("pace", "quick"),
     ("deadline", "-1"),
     ("deadline", "soon"),
@@ -81,6 +86,9 @@ def test_an_environment_variable_that_is_refused_is_named(
     [
         ("pace", "quick"),
         ("deadline", -0.1),
+        *((name, value) for name in TIMES for value in (math.inf, math.nan)),
+        ("deadline", 1e300),
+        ("deadlines", {"GetTask": math.inf}),
         ("deadlines", {"Create": 1.0}),
         ("deadlines", {"GetTask": -1.0}),
         ("deadlines", {"GetTask": None}),
@@ -95,6 +103,31 @@ def test_a_value_that_is_refused_changes_nothing(name: str, value: Any) -> None:
     with pytest.raises(TraitError, match=name):
         setattr(config, name, value)
     assert config.freeze() == Settings()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, LONGEST + 1])
+def test_a_deadline_that_grpc_cannot_send_is_told_how_no_limit_is_written(value: float) -> None:
+    config, told = FlyteAgentNB(), r"a finite number of at most 97,200,000 \(0 means no limit\)"
+    with pytest.raises(TraitError, match=told):
+        config.deadline = value
+    with pytest.raises(TraitError, match=told):
+        config.deadlines = {"GetTask": value}
+
+
+def test_the_longest_deadline_is_one(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.deadline = LONGEST
+    workspace.submit(scripted_task(), {}).result(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("dedline", "did you mean deadline?"), ("nosuch", "the settings are: calls_in_flight, code, ")]
+)
+def test_a_setting_that_there_is_not_is_told(name: str, told: str) -> None:
+    config = FlyteAgentNB()
+    with pytest.raises(TraitError, match=f"there is no setting '{name}'; {re.escape(told)}"):
+        config.update_config(Config(FlyteAgentNB={name: 1.0}))
+    config.update_config(Config(FlyteAgentNB={"deadline": 3.0}, Other={name: 1.0}))
+    assert config.deadline == 3.0
 
 
 def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
