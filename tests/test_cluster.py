@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,38 @@ def test_what_is_wrong_is_told_at_once(workspace: Workspace, config: str) -> Non
         submit_to_cluster(workspace, scripted_task("x"), {}, "/nowhere.yaml")
     with pytest.raises(InputError, match="misses input 'a'"):
         submit_to_cluster(workspace, scripted_task("x", **TASK), {}, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("c.yaml", "admin: [", "is not YAML: line 1, column 9: "),
+        ("c.yml", "admin:\n  endpoint: 'x", "is not YAML: line 2, "),
+        ("c.yaml", "{}", "names no endpoint (admin.endpoint)"),
+        ("c.yaml", "", "names no endpoint (admin.endpoint)"),
+        ("c.yaml", "- admin", "names no endpoint (admin.endpoint)"),
+        ("c.yaml", "admin:\n  endpoint:\n", "names no endpoint (admin.endpoint)"),
+        ("c.yaml", "admin:\n  endpoint: ü", "cannot be read: "),
+        ("config", "[platform]\ninsecure = true\n", "names no endpoint (url under [platform])"),
+        ("config", "admin:\n  endpoint: x\n", "is no INI file of flytekit's: File contains no section headers"),
+    ],
+)
+def test_a_file_that_names_no_cluster_is_told_before_anything_is_sent(
+    workspace: Workspace, tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ArgumentError, match=re.escape(f"{path} {told}")):
+        submit_to_cluster(workspace, scripted_task("x"), {}, str(path))
+    path.write_text("[platform]\nurl = localhost:1" if name == "config" else "admin: {endpoint: 'localhost:1'}")
+    submit_to_cluster(workspace, scripted_task("x"), {}, str(path)).cancel()  # mended, it is read anew
+
+
+def test_an_ini_file_of_flytekits_does_too(workspace: Workspace, served: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(f"[platform]\nurl = {served.target}\ninsecure = true\n")
+    submit_to_cluster(workspace, scripted_task("x"), {}, str(path)).result(PATIENCE)
+    assert served.registered == ["job"]
 
 
 def test_its_words_on_the_line() -> None:

@@ -6,6 +6,7 @@ its agents do the work. A thread for each run asks how it goes.
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import json
 import secrets
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import yaml
 from flytekit.configuration import Config, ImageConfig, SerializationSettings
+from flytekit.configuration.file import ConfigFile
+from flytekit.configuration.internal import Platform
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.exceptions.base import FlyteException
 from flytekit.models.core.execution import WorkflowExecutionPhase as P
@@ -76,7 +80,7 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
         The run: ``cancel`` terminates its execution.
 
     Raises:
-        ArgumentError: there is no such file.
+        ArgumentError: there is no such file, or one that is no configuration of a cluster.
         InputError: inputs that do not fit the interface.
     """
     values = complete_inputs(task, inputs)
@@ -106,13 +110,8 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
 
 
 def _remote(config: str, workspace: Workspace, *, sends_code: bool) -> FlyteRemote:
-    if config != "sandbox" and not Path(config).expanduser().is_file():
-        raise ArgumentError(
-            f"there is no configuration {config}",
-            hint="--on takes flytectl's file, mostly ~/.flyte/config.yaml, or sandbox for a local cluster",
-        )
     settings = workspace.config.freeze()
-    made = Config.for_sandbox() if config == "sandbox" else Config.auto(str(Path(config).expanduser()))
+    made = Config.for_sandbox() if config == "sandbox" else Config.auto(_configuration(config))
     limit = json.dumps({"methodConfig": [{"name": [{}], "timeout": f"{ANSWER}s"}]})
     return FlyteRemote(
         made,
@@ -121,6 +120,37 @@ def _remote(config: str, workspace: Workspace, *, sends_code: bool) -> FlyteRemo
         interactive_mode_enabled=sends_code,
         options=[("grpc.service_config", limit)],  # flytekit's client gives its calls no deadline
     )
+
+
+def _configuration(config: str) -> ConfigFile:
+    """The file, read anew, as flytekit keeps what it once read; and with an endpoint, as flytekit would take its own default for it."""
+    path = Path(config).expanduser()
+    if not path.is_file():
+        raise ArgumentError(
+            f"there is no configuration {config}",
+            hint="--on takes flytectl's file, mostly ~/.flyte/config.yaml, or sandbox for a local cluster",
+        )
+    is_yaml = path.name.endswith(("yaml", "yml"))  # as flytekit tells it from its older INI files
+    try:
+        if is_yaml:
+            yaml.safe_load(path.read_text(encoding="utf-8"))  # flytekit passes over one that is none
+        made = ConfigFile(str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{config} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise ArgumentError(f"{config} is not YAML: {where}{getattr(error, 'problem', None) or error}") from None
+    except configparser.Error as error:
+        raise ArgumentError(
+            f"{config} is no INI file of flytekit's: {_line(error)}", hint="the name of a YAML file ends with .yaml"
+        ) from None
+    if Platform.URL.read(made) is None:
+        raise ArgumentError(
+            f"{config} names no endpoint ({'admin.endpoint' if is_yaml else 'url under [platform]'})",
+            hint="--on takes flytectl's file, mostly ~/.flyte/config.yaml, or sandbox for a local cluster",
+        )
+    return made
 
 
 class _Execution:
