@@ -73,6 +73,11 @@ class ServiceVerbs:
 
     def disconnect(self, arguments: AgentArguments) -> View:
         """Take a service away."""
+        if arguments.service_name == wire.KERNEL_SERVICE:
+            raise ArgumentError(
+                f"{wire.KERNEL_SERVICE} is this notebook's own service, and stays",
+                hint="%unload_ext flyteagent_nb ends it",
+            )
         self._workspace.connections.disconnect(arguments.service_name)
         return Pairs([("disconnected", arguments.service_name)])
 

@@ -76,4 +76,6 @@ def test_one_task_on_two_services(kernel: Kernel) -> None:
         assert kernel.value("scripted.open_jobs") == "[]"
         phases = "[(r.service, r.phase) for r in flyteagent_nb.get_workspace().runner.runs()[:2]]"
         assert kernel.value(f"import flyteagent_nb\nsorted({phases})") == "[('dev', 'ABORTED'), ('kernel', 'ABORTED')]"
+        wrong = kernel.fails("%agent disconnect kernel")
+        assert wrong.error.startswith("ArgumentError: kernel is this notebook's own service, and stays")
         kernel.ok("%agent disconnect dev")
