@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from flyteagent_nb.notebook.views import RunList
 from flyteagent_nb.running.kept import standing
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.records import snapshot_of, state_of
-from flyteagent_nb.running.run import Run
+from flyteagent_nb.running.run import PhaseChange, Run
 from flyteagent_nb.running.shelf import FILE, Shelf
 from flyteagent_nb.running.sqlite_journal import SQLiteJournal
 
@@ -99,6 +100,18 @@ def test_a_column_that_makes_no_sense(shelf: Shelf, table: str, column: str, val
     shelf.ids("")
     shelf.endings(0, time.time() + 1)
     assert shelf.record(GOOD).snapshot.message == "hello"
+
+
+def test_a_run_whose_kernel_ended_goes_on_and_its_phases_add_up(shelf: Shelf) -> None:
+    began = time.time() - 7.0
+    phases = (PhaseChange("QUEUED", began), PhaseChange("RUNNING", began + 1.0))
+    damage(shelf, "run", "state", state_of(snapshot(BAD, submitted=began, phases=phases, phase="RUNNING")))
+    s = standing(shelf.record(BAD))
+    assert s.held.startswith("open: ") and 7.0 <= s.elapsed < 60.0
+    so_far = dict(details(s, (), []))["so far"]
+    assert re.fullmatch(r"(\S+) s \(queued 1.0 s, running (\S+) s\)", so_far)
+    whole, queued, running = map(float, re.findall(r"[\d.]+", so_far))
+    assert abs(whole - queued - running) < 0.2
 
 
 def test_a_table_that_is_not_there(shelf: Shelf) -> None:

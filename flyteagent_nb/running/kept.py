@@ -36,7 +36,6 @@ def standing(record: RunRecord) -> RunSnapshot:
         return s
     if record.owner.alive:
         return s._replace(held=f"followed by {record.owner}")
-    s = s._replace(seconds=max(0.0, (s.phases[-1].at if s.phases else s.submitted) - s.submitted))  # it stands still
     if is_unknown(record):
         return s._replace(phase="UNKNOWN", held=f"unknown: {_unknown(record)}")
     return s._replace(held=f"open: its kernel ended; %agent attach {s.id} follows it")
