@@ -13,6 +13,7 @@ from flyteagent_nb.notebook import arguments
 from flyteagent_nb.notebook.arguments import (
     AgentArguments,
     AgentTaskArguments,
+    hides_output,
     input_values,
     parse_agent,
     parse_agent_task,
@@ -125,6 +126,28 @@ def test_the_line_of_agent(line: str, given: dict[str, Any]) -> None:
     assert parse_agent(line) == AgentArguments(**given)
 
 
+@pytest.mark.parametrize(
+    ("line", "without"),
+    [
+        ("run t -q;", "run t -q"),
+        ("run t x='a' ; ", "run t x='a'"),
+        ("run t x='a';", "run t x='a'"),
+        ("run t x='a;'", "run t x='a;'"),
+        ("run t x='a;';", "run t x='a;'"),
+        ("run t x=[1, 2];", "run t x=[1, 2]"),
+        ("types;", "types"),
+        (";", ""),
+    ],
+)
+def test_a_semicolon_that_ends_the_line_is_none_of_it(line: str, without: str) -> None:
+    assert parse_agent(line) == parse_agent(without)
+    assert hides_output(line) is (line != without)
+
+
+def test_a_hash_in_a_value_is_the_value() -> None:
+    assert parse_agent_task("t -c colour=#fff -i a='#1'").config == (("colour", "#fff"),)
+
+
 def test_what_is_not_given() -> None:
     task, agent = parse_agent_task(""), parse_agent("")
     for found in (task, agent):
@@ -186,6 +209,7 @@ def test_what_is_not_given() -> None:
         ("-r class", "-r: class cannot be the name of a variable", ""),
         ("--name ''", "--name: it is empty", "leave it out"),
         ("--returns 5:int", "--returns: 5:int is not a list of outputs", "write --returns path:str"),
+        ("-q # comment", "%%agent_task takes no comment on its line", "on a line of its own"),
         ("-o df -b", "-o waits for the result, and -b does not wait", "bind the run with -r run"),
     ],
 )
@@ -238,7 +262,18 @@ def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint:
         ("cancel a --all", "%agent cancel takes the ids of runs or --all, not both", ""),
         ("serve", "%agent serve needs --port N", ""),
         ("serve 8000", "no place for the word 8000", "write --port 8000"),
-        ("serve --port 70000", "--port: 70000 is not a whole number, from 0 to 65535", ""),
+        (
+            "serve --port 70000",
+            "--port: 70000 is not a whole number, from 0 to 65535",
+            "",
+        ),
+        (
+            "run t x=1 # comment",
+            "%agent run takes no comment on its line",
+            "a text that begins with # stands in quotes",
+        ),
+        ("run t #comment", "%agent run takes no comment on its line", ""),
+        ("secret NAME #hunter22", "%agent secret takes one name", "have it replaced"),
         ("sandbox opnai", "NAME: opnai is not known here", "did you mean openai?"),
         ("sandbox start", "NAME: start is not known here", "it is one of bigquery"),
         ("sandbox stop start", "stop and start are both what to do", "write %agent sandbox NAME stop"),

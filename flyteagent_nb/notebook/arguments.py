@@ -28,6 +28,7 @@ __all__ = [
     "config_value",
     "duration",
     "help_text",
+    "hides_output",
     "input_value",
     "input_values",
     "parse_agent",
@@ -194,7 +195,7 @@ def parse_agent_task(line: str) -> AgentTaskArguments:
     Raises:
         ArgumentError: the line cannot be read; it names the option and the way out.
     """
-    words = scan(line)
+    words = scan(_without_semicolon(line))
     if _asks_help(words):
         return AgentTaskArguments(help=True)
     return _checked(AgentTaskArguments(**_values(AGENT_TASK, words)))
@@ -206,7 +207,7 @@ def parse_agent(line: str) -> AgentArguments:
     Raises:
         ArgumentError: the line cannot be read; it names the option and the way out.
     """
-    words = scan(line)
+    words = scan(_without_semicolon(line))
     if not words or is_option(words[0]):
         return AgentArguments(help=_asks_help(words) or "help" in _values(OVERVIEW, words))
     verb = unquoted(words.pop(0))
@@ -240,6 +241,16 @@ def parse_agent(line: str) -> AgentArguments:
             hint="write %agent cancel last for the newest run; %agent runs lists them",
         )
     return arguments
+
+
+def hides_output(line: str) -> bool:
+    """Whether a semicolon ends the line, which hides what it comes to, as it does in IPython."""
+    return line.rstrip().endswith(";")
+
+
+def _without_semicolon(line: str) -> str:
+    # A text that is closed ends with its quote, and one that is not is an error with or without.
+    return line.rstrip()[:-1] if hides_output(line) else line
 
 
 def _check_compare(arguments: AgentArguments) -> None:
@@ -346,6 +357,11 @@ def _place(command: Command, words: list[str], values: dict[str, Any]) -> None:
     """Give the words that are no options to the positional arguments, in order."""
     slots = deque(command.positionals)
     for word in words:
+        if word.startswith("#") and command.title != "%agent secret":  # there it may be the secret
+            raise ArgumentError(
+                f"{command.title} takes no comment on its line",
+                hint="write it on a line of its own; a text that begins with # stands in quotes",
+            )
         if not slots or word.startswith("="):
             raise _unexpected(command, word)
         _store(values, slots[0], "", word)

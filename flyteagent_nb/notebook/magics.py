@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import linecache
+import sys
 from collections import ChainMap
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,7 +74,8 @@ class AgentMagics(Magics):
         )
         if arguments.form:
             return self._form_of(task, inputs, arguments, code=arguments.code)
-        return self._execute(task, inputs, arguments, code=arguments.code)
+        value = self._execute(task, inputs, arguments, code=arguments.code)
+        return None if grammar.hides_output(line) else value
 
     @needs_local_scope
     @no_var_expand
@@ -83,7 +86,8 @@ class AgentMagics(Magics):
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(grammar.help_text("agent", arguments.verb).splitlines())
         with stopped_as(f"%agent {arguments.verb or ''}".rstrip() + " was stopped by the user"):
-            return self._perform(arguments, ChainMap(dict(local_ns or {}), self.shell.user_ns))
+            value = self._perform(arguments, ChainMap(dict(local_ns or {}), self.shell.user_ns))
+        return None if grammar.hides_output(line) and _is_statement(self.shell) else value
 
     # --- the verbs ---
 
@@ -333,6 +337,15 @@ class AgentMagics(Magics):
             here = any(e.task_type == arguments.task_type for e in entries)
             if not here and not self._workspace.runner.router.versions(arguments.task_type):
                 self._workspace.catalog.current(arguments.task_type)
+
+
+def _is_statement(shell: Any) -> bool:
+    """Whether the magic stands alone on its line of the cell: what ``types = %agent types;`` is to keep is not hidden."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals is not shell.user_ns:
+        frame = frame.f_back
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return line.lstrip().startswith("get_ipython().run_line_magic(")
 
 
 def _without_question(line: str) -> str:

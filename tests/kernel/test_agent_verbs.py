@@ -61,6 +61,16 @@ def test_in_a_function_its_variables_come_first(kernel: Kernel) -> None:
     assert kernel.value("f(1)") == "(DefaultNamedTupleOutput(year=1, region='here'), 'EU')"
 
 
+def test_a_semicolon_at_the_end_hides_what_a_line_comes_to(kernel: Kernel) -> None:
+    assert kernel.ok("%agent run echo year=1 region='a;' -q;").kinds == []
+    assert kernel.ok("%agent types;").kinds == kernel.ok("year\n%agent types ; ").kinds == []
+    assert kernel.value("y = %agent run echo year=1 region='a;' -q;\ny.region") == "'a;'"
+    kernel.ok("def kinds():\n    found = %agent types;\n    return found")
+    assert kernel.value("len(kinds()) > 1") == "True"
+    assert kernel.ok("%%agent_task noop -q;\n{}").kinds == []
+    assert "takes no comment on its line" in kernel.fails("%agent run echo year=1 region='x' # why").error
+
+
 def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     kernel.ok("talks()")
     kernel.fails("sad()")
