@@ -209,6 +209,8 @@ def test_what_is_not_given() -> None:
         ("-r class", "-r: class cannot be the name of a variable", ""),
         ("--name ''", "--name: it is empty", "leave it out"),
         ("--returns 5:int", "--returns: 5:int is not a list of outputs", "write --returns path:str"),
+        ("-r r -o r", "-r r and -o r put the run and its result into the same variable", "-r run -o df"),
+        ("-o a,r -r r", "-r r and -o r put", ""),
         ("-q # comment", "%%agent_task takes no comment on its line", "on a line of its own"),
         ("-o df -b", "-o waits for the result, and -b does not wait", "bind the run with -r run"),
     ],
@@ -265,7 +267,7 @@ def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint:
         (
             "serve --port 70000",
             "--port: 70000 is not a whole number, from 0 to 65535",
-            "",
+            "write a number from 0 to 65535",
         ),
         (
             "run t x=1 # comment",

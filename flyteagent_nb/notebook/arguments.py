@@ -297,6 +297,11 @@ def _checked(arguments: _Arguments) -> _Arguments:
             "--on sends the task as it is: it goes with neither --service, --retries nor --timeout",
             hint="the cluster chooses the service; retries and timeout are the task's own",
         )
+    if arguments.run_name and arguments.run_name in arguments.outputs:
+        raise ArgumentError(
+            f"-r {arguments.run_name} and -o {arguments.run_name} put the run and its result into the same variable",
+            hint="give each a name of its own: -r run -o df",
+        )
     if arguments.outputs and arguments.background:
         raise ArgumentError(
             "-o waits for the result, and -b does not wait",

@@ -255,6 +255,7 @@ def _text(_: Argument, text: str) -> str:
 
 def _number(least: int, most: int | None = None) -> Callable[[Argument, str], int]:
     span = f"{least} or more" if most is None else f"from {least} to {most}"
+    hint = f"write a number {f'such as {max(least, 3)}' if most is None else span}"
 
     def read(_: Argument, text: str) -> int:
         try:
@@ -262,7 +263,7 @@ def _number(least: int, most: int | None = None) -> Callable[[Argument, str], in
         except ValueError:  # also more digits than Python converts
             number = least - 1
         if number < least or (most is not None and number > most):
-            raise ArgumentError(f"{text} is not a whole number, {span}", hint=f"write a number such as {max(least, 3)}")
+            raise ArgumentError(f"{text} is not a whole number, {span}", hint=hint)
         return number
 
     return read
