@@ -232,6 +232,20 @@ def test_where_nothing_is_live_the_inputs_are_a_table() -> None:
         assert "Without: %agent run it</div>" in form_html(
             "noop", "noop", [], {}, {}, kernel=kernel, block="b", command="it"
         )
+        assert "Without: run the cell without --form</div>" in form_html(
+            "noop", "noop", [], {}, {}, kernel=kernel, block="b"
+        )
+
+
+def test_a_form_names_its_task_only_where_that_can_be_written(workspace: Workspace, page: Page) -> None:
+    task = echo_task({"n": int})
+    for names, command, told in (
+        ({"fit": task}, "", "%agent run fit n=..."),
+        ({}, "mine.fit", "%agent run mine.fit n=..."),
+        ({}, "", "run the cell without --form, with -i n=..."),
+    ):
+        block = FormBlock(task, workspace, page, names, command=command)
+        assert block.text().endswith(f"Without one: {told}") and f"Without: {told}<" in block.html("")
 
 
 def test_hostile_text_is_text() -> None:

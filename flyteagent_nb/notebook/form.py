@@ -28,6 +28,7 @@ class FormBlock(Block):
         page: the page it is shown on.
         namespace: the user's variables.
         values: Python values to fill in, by input.
+        command: what the magic called the task; empty where its cell defined it.
         options: for ``workspace.submit``: service, retries, timeout, code.
 
     Attributes:
@@ -45,6 +46,7 @@ class FormBlock(Block):
         namespace: Mapping[str, Any],
         *,
         values: Mapping[str, Any] | None = None,
+        command: str = "",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -53,6 +55,7 @@ class FormBlock(Block):
         self._page = page
         self._namespace = namespace
         self._options = options
+        self._called = command
         self._fields = fields_of(task.python_interface, values, namespace)
         names = [field.name for field in self._fields]
         for name in values or {}:
@@ -142,9 +145,9 @@ class FormBlock(Block):
         )
 
     def _command(self) -> str:
-        """What a magic calls the task: the variable that holds it."""
+        """What a magic calls the task: the variable that holds it; empty where none does."""
         names = (name for name, value in list(self._namespace.items()) if value is self._task and name[:1] != "_")
-        return next(names, self._task.name)
+        return next(names, self._called)
 
     def html(self, kernel: str) -> str:
         """The form, and the last run under it."""

@@ -47,7 +47,7 @@ def form_text(
         task_type: its type.
         fields: its inputs.
         texts: what was typed, by field name.
-        command: what a magic calls the task.
+        command: what a magic calls the task; empty where only its cell knows it.
         below: the last run, or empty.
     """
     rows = [(f.name, f.type_name, clip(_told(f, texts), 60)) for f in _given(fields, texts)]
@@ -60,8 +60,11 @@ def form_text(
 
 
 def _line(fields: Sequence[Field], command: str) -> str:
-    words = " ".join(f"{f.name}=..." for f in fields if f.required) or " ".join(f"{f.name}=..." for f in fields[:1])
-    return f"%agent run {command} {words}".rstrip()
+    words = [f"{f.name}=..." for f in fields if f.required] or [f"{f.name}=..." for f in fields[:1]]
+    if command:
+        return " ".join(("%agent run", command, *words))
+    given = " ".join(f"-i {word}" for word in words)
+    return "run the cell without --form" + (f", with {given}" if given else "")
 
 
 def form_html(
@@ -91,7 +94,7 @@ def form_html(
         errors: what is wrong, by field name; under ``""`` what no field has.
         kernel: marks what acts on this kernel; empty where nothing could.
         block: the block's display id.
-        command: what a magic calls the task: said where the form cannot run it.
+        command: what a magic calls the task, said where the form cannot run it; empty where only its cell knows it.
         below: the last run's HTML, or empty.
         variables: names to offer, by field name.
         busy: whether a run is under way.
@@ -103,9 +106,8 @@ def form_html(
         f'<span class="fnb-soft" style="{MONO}">{escape(task_type)}</span></div>'
     )
     table = _table(fields, texts, errors)
-    if command:
-        told = f"The form needs this kernel and a page that runs its widget. Without: {_line(fields, command)}"
-        table += f'<div class="fnb-soft" style="{_SOFT};overflow-wrap:anywhere">{escape(told)}</div>'
+    told = f"The form needs this kernel and a page that runs its widget. Without: {_line(fields, command)}"
+    table += f'<div class="fnb-soft" style="{_SOFT};overflow-wrap:anywhere">{escape(told)}</div>'
     if not kernel:
         return f'<div class="fnb-box" style="{FRAME}">{head}{table}</div>{_under(below)}'
     controls = _Controls(

@@ -158,9 +158,11 @@ class AgentMagics(Magics):
 
     def _form(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
         inputs = grammar.input_values(arguments.inputs, "", names)
-        return self._form_of(named_task(arguments.task, names), inputs, arguments)
+        return self._form_of(named_task(arguments.task, names), inputs, arguments, command=arguments.task)
 
-    def _form_of(self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, code: str = "") -> Any:
+    def _form_of(
+        self, task: Any, inputs: Mapping[str, Any], arguments: SubmitArguments, *, command: str = "", code: str = ""
+    ) -> Any:
         from flyteagent_nb.notebook.form import FormBlock
 
         return FormBlock(
@@ -169,6 +171,7 @@ class AgentMagics(Magics):
             self._showing.page,
             self.shell.user_ns,
             values=inputs,
+            command=command,
             service=arguments.service or None,
             retries=arguments.retries,
             timeout=None if arguments.timeout is None else arguments.timeout.total_seconds(),

@@ -71,6 +71,15 @@ def test_a_semicolon_at_the_end_hides_what_a_line_comes_to(kernel: Kernel) -> No
     assert "takes no comment on its line" in kernel.fails("%agent run echo year=1 region='x' # why").error
 
 
+def test_a_form_tells_how_its_task_is_run_without_a_browser(kernel: Kernel) -> None:
+    told = kernel.ok("%%agent_task noop --form -i year=1\na: 1").shown["text/plain"]
+    assert told.endswith("Without one: run the cell without --form, with -i year=...")
+    told = kernel.ok("%%agent_task --form\nlater = scripted_task(inputs={'n': int})\nlater").shown["text/plain"]
+    assert told.endswith("Without one: %agent run later n=...")
+    kernel.ok("from types import SimpleNamespace\nhas = SimpleNamespace(it=scripted_task())")
+    assert kernel.ok("%agent form has.it").shown["text/plain"].endswith("Without one: %agent run has.it")
+
+
 def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     kernel.ok("talks()")
     kernel.fails("sad()")
