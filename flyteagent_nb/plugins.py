@@ -146,6 +146,10 @@ def hint_of_type(task_type: str) -> str:
     """How a task type comes to be served: a command or an import; empty where no connector of it is known."""
     if task_type in WITH_FLYTEKIT:
         return f"import {WITH_FLYTEKIT[task_type]} registers its agent"
+    if task_type in WITH_US and is_installed(WITH_US[task_type]):
+        return (
+            "its agent comes along with flyteagent_nb: where it was removed, %reload_ext flyteagent_nb brings it back"
+        )
     if task_type in WITH_US:
         return f"pip install 'flyteagent_nb[{WITH_US[task_type]}]' brings its agent; restart the kernel afterwards"
     if (own := _CALLED.get(task_type, task_type)) in PROPELLERS_OWN:

@@ -80,6 +80,15 @@ def test_a_form_tells_how_its_task_is_run_without_a_browser(kernel: Kernel) -> N
     assert kernel.ok("%agent form has.it").shown["text/plain"].endswith("Without one: %agent run has.it")
 
 
+def test_an_agent_of_ours_that_was_removed_is_told_how_it_comes_back(kernel: Kernel) -> None:
+    kernel.ok("%agent remove duckdb_query")
+    cell = "%%agent_task duckdb_query\nSELECT 1 AS n"
+    for told in (kernel.fails(cell).error, kernel.value("%agent doctor duckdb_query")):
+        assert "where it was removed, %reload_ext flyteagent_nb brings it back" in " ".join(told.split())
+    kernel.ok("%reload_ext flyteagent_nb")
+    kernel.ok(cell)
+
+
 def test_runs_is_a_list_of_runs_newest_first(kernel: Kernel) -> None:
     kernel.ok("talks()")
     kernel.fails("sad()")
