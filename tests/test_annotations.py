@@ -14,12 +14,14 @@ import pandas as pd
 import polars
 import pyarrow as pa
 import pytest
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
 from flyteagent_nb.errors import ArgumentError, InputError
-from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value
+from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value, typed_value
 
 
 @dataclass
@@ -122,7 +124,7 @@ def test_what_is_no_type_is_told(text: str, told: str) -> None:
         (pd.Timestamp("2024-01-01"), datetime.datetime),
         (datetime.date(2024, 1, 1), datetime.date),
         (datetime.timedelta(1), datetime.timedelta),
-        (pd.Timedelta(1), datetime.timedelta),
+        (pd.Timedelta("1s"), datetime.timedelta),
         (pd.DataFrame({"a": [1]}), pd.DataFrame),
         (Mine(1), Mine),
         ([Mine(1)], list[Mine]),
@@ -133,8 +135,44 @@ def test_a_value_has_the_type_that_flytekit_knows(value: Any, expected: Any) -> 
 
 
 @pytest.mark.parametrize(
+    ("value", "expected", "python_type"),
+    [
+        (np.float64(50), 50.0, float),
+        (np.int64(3), 3, int),
+        (np.bool_(True), True, bool),
+        (np.str_("a"), "a", str),
+        (pd.Timestamp("2024-01-01"), datetime.datetime(2024, 1, 1), datetime.datetime),
+        ([np.float64(1.5), 2.5], [1.5, 2.5], list[float]),
+        ([np.int64(1)], [1], list[int]),
+        ({"a": np.int64(1)}, {"a": 1}, dict[str, int]),
+        ({"a": np.int64(1), "b": "x"}, {"a": 1, "b": "x"}, dict),
+        ([1, 2.5], [1.0, 2.5], list[float]),
+        ({"a": 1, "b": 2.5}, {"a": 1.0, "b": 2.5}, dict[str, float]),
+    ],
+)
+def test_a_value_that_nothing_declares_is_of_the_type_that_it_is_given(
+    value: Any, expected: Any, python_type: Any
+) -> None:
+    made, found = typed_value(value, "x")
+    assert found == python_type
+    assert repr(made) == repr(expected) and type(made) is type(expected)
+    literal_type = TypeEngine.to_literal_type(found)
+    assert TypeEngine.to_literal(FlyteContextManager.current_context(), made, found, literal_type)
+
+
+@pytest.mark.parametrize(
     ("value", "told"),
-    [(None, "from None"), ([], "it is empty"), ([1, "a"], "its elements are int, str"), ([None], "from None")],
+    [
+        (None, "from None"),
+        ([], "it is empty"),
+        ([1, "a"], "its elements are int, str"),
+        ([None], "from None"),
+        (pd.NaT, "from NaT"),
+        (pd.NA, "from <NA>"),
+        (np.datetime64("NaT"), "from NaT"),
+        (pd.Timestamp("2024-01-01T00:00:00.000000001"), "round it first"),
+        ([np.datetime64("2024-01-01T00:00:00.000000001")], "round it first"),
+    ],
 )
 def test_a_value_of_no_certain_type_is_told_by_its_name(value: Any, told: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import linecache
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from flytekit.core.base_sql_task import SQLTask
 from flytekit.core.python_function_task import PythonFunctionTask
@@ -117,6 +119,19 @@ def described(line: str, body: str, *, served: dict[str, list[int]] | None = Non
         versions=lambda name: (served or {}).get(name, []),
         default_name="job_7",
     )
+
+
+def test_a_value_goes_as_the_type_that_was_chosen_for_it() -> None:
+    frame = pd.DataFrame({"n": [1, 2], "amount": [70.0, 20.0], "day": pd.to_datetime(["2024-01-01", "2024-01-02"])})
+    values = {"least": frame.amount.mean(), "top": frame.n.max(), "some": list(frame.n.values), "day": frame.day.max()}
+    cell = described("kind -i least -i top -i some -i day", "{}", **values)
+    assert repr(cell.inputs) == repr({"least": 45.0, "top": 2, "some": [1, 2], "day": datetime.datetime(2024, 1, 2)})
+    assert cell.task.python_interface.inputs == {
+        "least": float,
+        "top": int,
+        "some": list[int],
+        "day": datetime.datetime,
+    }
 
 
 # --- which language ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from admin_service import Cluster, cluster, configuration
 from flyteidl.core.literals_pb2 import LiteralMap
@@ -67,6 +68,12 @@ def test_the_same_task_runs_there_and_is_followed(workspace: Workspace, served: 
     remote = FlyteRemote(Config.auto(config), "flytesnacks", "development")
     fetched = remote.sync(remote.fetch_execution(name=url.rpartition("/")[2]))
     assert fetched.is_done and fetched.outputs.get("b", int) == 5
+
+
+def test_a_number_of_numpys_goes_there_too(workspace: Workspace, served: Cluster, config: str) -> None:
+    served.outputs = plus_one
+    run = submit_to_cluster(workspace, scripted_task("x", **TASK), {"a": np.int64(4)}, config)
+    assert run.result(PATIENCE) == 5
 
 
 def test_cancel_terminates_it(workspace: Workspace, served: Cluster, config: str) -> None:

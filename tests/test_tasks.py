@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Dict, List, NamedTuple, Optional, Union  # noqa: UP035
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -144,6 +145,27 @@ def test_a_value_of_a_near_type_is_taken_where_flytekit_takes_it(
     else:
         found = workspace.submit(echo, {"x": value}).result(PATIENCE)
         assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("python_type", "value", "expected"),
+    [
+        (int, np.int64(3), 3),
+        (float, np.float64(1.5), 1.5),
+        (bool, np.bool_(True), True),
+        (str, np.str_("a"), "a"),
+        (dt.datetime, pd.Timestamp("2024-02-29", tz="UTC"), dt.datetime(2024, 2, 29, tzinfo=UTC)),
+        (Optional[int], np.int64(3), 3),  # noqa: UP045
+        (list[float], [np.float64(1.5), 2.5], [1.5, 2.5]),
+        (dict[str, int], {"a": np.int64(1)}, {"a": 1}),
+    ],
+)
+def test_a_scalar_of_numpy_or_pandas_is_taken_as_pythons_own(
+    workspace: Workspace, agents: Agents, python_type: Any, value: Any, expected: Any
+) -> None:
+    run = workspace.submit(scripted_task("echo", inputs={"x": python_type}, outputs={"x": python_type}), {"x": value})
+    found = run.result(PATIENCE)
+    assert found == expected and type(found) is type(expected)
 
 
 def test_a_pydantic_model(workspace: Workspace, agents: Agents) -> None:
@@ -313,6 +335,8 @@ def test_missing_inputs(workspace: Workspace) -> None:
         (dt.datetime, "2024-01-01", "takes a datetime, not str '2024-01-01'"),
         (int, None, "takes an int, not NoneType None"),
         (int, "x" * 500, "..."),
+        (float, np.int64(3), "takes a float, not int64 3"),  # as it takes no int
+        (int, np.float64(3), "takes an int, not float64 3.0"),
         (int, 2**70, "takes an int, not int 1180591620717411303424"),
     ],
 )

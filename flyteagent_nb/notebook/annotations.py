@@ -11,6 +11,7 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb import scalars
 from flyteagent_nb.errors import ArgumentError, InputError, closest
 from flyteagent_nb.tables import LIBRARIES, TABLES
 
@@ -41,15 +42,26 @@ def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
     raise ArgumentError(f"'{text}' is not a type but a module", hint=f"name a class of it: {text.strip()}.ClassName")
 
 
+def typed_value(value: Any, name: str) -> tuple[Any, Any]:
+    """The value of an input and its type, where nothing declares one: the value as Python's own as far as it can be.
+
+    Raises:
+        InputError: as for :func:`type_of_value`.
+    """
+    value = scalars.plain(value)
+    python_type = type_of_value(value, name)
+    return _with_floats(value, python_type), python_type
+
+
 def type_of_value(value: Any, name: str) -> Any:
     """The type that an input with this value has: the value's own, with the elements' for lists and dicts.
 
     Raises:
-        InputError: None, an empty list or mixed elements, of which no type can be told.
+        InputError: None, an empty list or mixed elements, of which no type can be told; a time with nanoseconds.
     """
-    if value is None:
+    if scalars.is_missing(value):
         raise InputError(
-            f"the type of input '{name}' cannot be told from None", task="", name=name, hint="give it a value"
+            f"the type of input '{name}' cannot be told from {value}", task="", name=name, hint="give it a value"
         )
     if isinstance(value, enum.Enum):
         return type(value)
@@ -65,10 +77,27 @@ def type_of_value(value: Any, name: str) -> Any:
             return dict[str, _common(list(value.values()), name)]  # type: ignore[misc]
         except InputError:
             return dict
+    if scalars.is_finer(value):
+        raise InputError(
+            f"the type of input '{name}' cannot be told: Python has none that holds {value} to its last digit",
+            task="",
+            name=name,
+            hint="round it first: a time of pandas to microseconds with .floor('us')",
+        )
     for base in type(value).__mro__:  # pandas' Timestamp is a datetime
         if base in (datetime.datetime, datetime.timedelta, datetime.date):
             return base
     return type(value)
+
+
+def _with_floats(value: Any, python_type: Any) -> Any:
+    """The value with floats for the whole numbers among them; flytekit takes no int for a float."""
+    inner = typing.get_args(python_type)
+    if isinstance(value, list):
+        return [_with_floats(each, inner[0]) for each in value]
+    if isinstance(value, dict) and inner:
+        return {key: _with_floats(each, inner[1]) for key, each in value.items()}
+    return float(value) if python_type is float and type(value) is int and abs(value) <= 2**53 else value
 
 
 def _common(values: list[Any], name: str) -> Any:

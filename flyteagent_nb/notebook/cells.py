@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, closest
 from flyteagent_nb.notebook import bodies
-from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, type_of_value
+from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, typed_value
 from flyteagent_nb.notebook.building import build, sql_outputs
 from flyteagent_nb.notebook.function_classes import without_code
 from flyteagent_nb.notebook.python_cells import python_task
@@ -129,11 +129,12 @@ class _Cell:
         self.functions = [kind for kind in classes if kind.language == "python"]
         # Where nothing is known of its configuration, settings alone are the task's own, sent as they stand.
         self.configured = [kind for kind in self.functions if kind.settings]
-        self.inputs = inputs
+        typed = {name: typed_value(value, name) for name, value in inputs.items()}
+        self.inputs = {name: value for name, (value, _) in typed.items()}
+        self.input_types = {name: python_type for name, (_, python_type) in typed.items()}
         self.served = served
         self.name = name
         self.task_type = arguments.task_type
-        self.input_types = {name: type_of_value(value, name) for name, value in inputs.items()}
         self.outputs = None
         if arguments.returns is not None:
             self.outputs = {

@@ -22,6 +22,7 @@ from flyteagent_nb.notebook.field_types import (
     suits,
     type_name,
 )
+from flyteagent_nb.scalars import for_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -107,7 +108,7 @@ def fields_of(
     for name, (python_type, default) in interface.inputs_with_defaults.items():
         if default is None and not bare(python_type)[1]:  # flytekit's way to say that there is none
             default = NOTHING
-        field = _field(name, python_type, default, given.get(name, default), known)
+        field = _field(name, python_type, default, for_type(given.get(name, default), python_type), known)
         fields.append(replace(field, description=" ".join((described.get(name) or "").split())))
     return fields
 

@@ -46,6 +46,7 @@ class LocalExecution:
         from flyteagent_nb.running.call_outputs import output_error
         from flyteagent_nb.running.contexts import in_own_contexts
         from flyteagent_nb.running.task_inputs import call_error, check_call
+        from flyteagent_nb.scalars import for_type
 
         through_agent = self._through_agent
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
@@ -72,6 +73,9 @@ class LocalExecution:
                 return in_own_contexts(task_call, task, *args, **kwargs)
             within = _compiled_workflow()
             given = check_call(task, args, kwargs, within)
+            if not within:  # a workflow with numpy's values in its definition would be refused when it is registered
+                types, args = task.python_interface.inputs, ()
+                kwargs = {name: for_type(value, types[name]) for name, value in given.items()}
             try:
                 return in_own_contexts(task_call, task, *args, **kwargs)
             except FlyteAgentNBError:

@@ -13,6 +13,7 @@ from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlyi
 from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
+from flyteagent_nb import scalars
 from flyteagent_nb.errors import InputError, closest
 from flyteagent_nb.running.primitives import primitive_literal
 from flyteagent_nb.running.wording import article, first_line, shown, type_name
@@ -169,6 +170,7 @@ def plain_literal(
     Raises:
         InputError: the value is none of it.
     """
+    value = scalars.for_type(value, python_type)
     made = primitive_literal(value, python_type)
     if made is not None:
         return made
@@ -192,9 +194,10 @@ def literals_of(task: PythonTask[Any], context: FlyteContext, values: Mapping[st
     types = task.python_interface.inputs
     for name, value in values.items():
         try:
+            ours = scalars.for_type(value, types[name])
             # Not TypeEngine.to_literal, which pickles each value as a key of its cache, nor dict_to_literal_map, which loses the reason.
             made = loop_manager.run_sync(
-                TypeEngine.async_to_literal, context, value, types[name], TypeEngine.to_literal_type(types[name])
+                TypeEngine.async_to_literal, context, ours, types[name], TypeEngine.to_literal_type(types[name])
             )
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
             raise _wrong_input(task, name, value, types[name], error) from error

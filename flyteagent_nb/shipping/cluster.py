@@ -26,6 +26,7 @@ from flytekit.models.core.execution import WorkflowExecutionPhase as P
 from flytekit.models.literals import LiteralMap
 from flytekit.remote import FlyteRemote
 
+from flyteagent_nb import scalars
 from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, RunAbortedError, RunFailedError
 from flyteagent_nb.running import tasks
 from flyteagent_nb.running.contexts import current_context, in_context
@@ -83,7 +84,8 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
         ArgumentError: there is no such file, or one that is no configuration of a cluster.
         InputError: inputs that do not fit the interface.
     """
-    values = complete_inputs(task, inputs)
+    types = task.python_interface.inputs
+    values = {name: scalars.for_type(value, types[name]) for name, value in complete_inputs(task, inputs).items()}
     sends_code = isinstance(task, PythonFunctionTask) and needs_code(task)
     remote = _remote(config, workspace, sends_code=sends_code)
     metadata = task.metadata

@@ -92,6 +92,18 @@ def test_a_polars_frame_goes_in_and_comes_back(kernel: Kernel) -> None:
     assert kernel.value("got.to_dict(as_series=False), got.schema['n'] == frames.UInt8") == "({'n': [2, 3]}, True)"
 
 
+def test_what_comes_out_of_a_frame_goes_in_as_an_input(kernel: Kernel) -> None:
+    kernel.ok(
+        "import pandas\nsold = pandas.DataFrame({'n': [1, 2, 3], 'day': pandas.date_range('2024-01-01', periods=3)})"
+    )
+    kernel.ok("least, day, some = sold.n.mean(), sold.day.max(), list(sold.n.values[:2])")
+    kernel.ok(
+        "%%agent_task duckdb_query -i sold -i least -i day -i some -o got\n"
+        "SELECT n FROM sold WHERE n >= $least AND n IN $some AND day < $day"
+    )
+    assert kernel.value("got.n.tolist()") == "[2]"
+
+
 def test_a_prompt_is_the_cell_as_it_stands(kernel: Kernel) -> None:
     prompt = "Why is {x} blue?\n\nanswer: $short"
     kernel.ok(f"prompt = {prompt!r}\nimport json")

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kernel
 
 TASKS = """
 import asyncio, functools, threading
+import numpy as np
 import flyteagent_nb
 from flyteidl.core.execution_pb2 import TaskExecution
 from flytekit import conditional, dynamic, map_task, task, workflow
@@ -116,6 +117,8 @@ def tasks(kernel: Kernel) -> None:
     [
         ("inc(a=1)", "2", 1),
         ("inc(4)", "5", 1),
+        ("inc(a=np.int64(4)), inc(np.int64(4))", "(5, 5)", 2),
+        ("map_task(inc)(a=[np.int64(1), 2])", "[2, 3]", 2),
         ("nothing(a=1), nothing_of(a=1)", "(None, None)", 2),  # what came back is nobody's
         ("slow(a=1)", "'slow'", 1),  # no executor mixin: the router knows its type
         ("double(a=2)", "4", 0),
