@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
         return _changed(value, {plain(key): plain(each) for key, each in value.items()})
     if type(value) in _KINDS or isinstance(value, enum.Enum) or is_missing(value):
         return value
-    if isinstance(value, _numpy_scalars()):
+    if isinstance(value, numpy_scalars()):
         return _of_numpy(value)
     if is_finer(value):
         return value
@@ -77,21 +77,21 @@ def of_library(value: Any) -> bool:
 
 def is_missing(value: Any) -> bool:
     """Whether it is None, or numpy's or pandas' word for it; NaN is a number."""
-    if isinstance(value, _numpy_scalars()):
+    if isinstance(value, numpy_scalars()):
         return bool(value.dtype.kind in "mM" and value.item() is None)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
+    return value is None or type(value).__name__ in ("NAType", "NaTType", "MaskedConstant")
 
 
 def is_finer(value: Any) -> bool:
     """Whether it is a number or time of numpy's or pandas' that Python's own would cut."""
-    if isinstance(value, _numpy_scalars()):
-        return isinstance(_of_numpy(value), _numpy_scalars())
+    if isinstance(value, numpy_scalars()):
+        return isinstance(_of_numpy(value), numpy_scalars())
     if isinstance(value, datetime.datetime):
         return bool(getattr(value, "nanosecond", 0))
     return isinstance(value, datetime.timedelta) and bool(getattr(value, "nanoseconds", 0))
 
 
-def _numpy_scalars() -> Any:
+def numpy_scalars() -> Any:
     """The class of all of numpy's scalars; nothing where numpy is not imported."""
     return getattr(sys.modules.get("numpy"), "generic", ())
 
@@ -107,7 +107,7 @@ def _changed(value: Any, made: Any) -> Any:
 def _of_numpy(value: Any) -> Any:
     made = value.item()
     if value.dtype.kind not in "mM":
-        return value if isinstance(made, _numpy_scalars()) else made  # a longdouble has no other
+        return value if isinstance(made, numpy_scalars()) else made  # a longdouble has no other
     if value.dtype.name.endswith("[ns]"):  # more than Python counts
         whole = value.astype(value.dtype.name.replace("[ns]", "[us]"))
         made = whole.item() if whole == value else made

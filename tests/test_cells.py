@@ -8,6 +8,7 @@ import linecache
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from flytekit.core.base_sql_task import SQLTask
@@ -16,8 +17,9 @@ from flytekit.core.task import TaskPlugins
 from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
 from scripted_tasks import scripted_task
 
-from flyteagent_nb.errors import ArgumentError, CellError
+from flyteagent_nb.errors import ArgumentError, CellError, InputError
 from flyteagent_nb.notebook import cells
+from flyteagent_nb.notebook.annotations import type_of_value
 from flyteagent_nb.notebook.arguments import input_values, parse_agent_task
 
 if TYPE_CHECKING:
@@ -132,6 +134,51 @@ def test_a_value_goes_as_the_type_that_was_chosen_for_it() -> None:
         "some": list[int],
         "day": datetime.datetime,
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.array(["ann", "bob"]), ["ann", "bob"]),
+        (np.array([1, 2]), [1, 2]),
+        (np.array([[1.5], [2.5]]), [[1.5], [2.5]]),
+        (np.array(["2024-01-01"], "datetime64[ns]"), [datetime.datetime(2024, 1, 1)]),
+        (np.array(3), 3),
+        (pd.Series(["ann", "bob"]), ["ann", "bob"]),
+        (pd.Series(["ann", "bob"]).unique(), ["ann", "bob"]),
+        (pd.Series(pd.to_datetime(["2024-01-01"])), [datetime.datetime(2024, 1, 1)]),
+        (pd.Index([1, 2]), [1, 2]),
+        (pd.Categorical(["a"]), ["a"]),
+        ([np.array([1, 2])], [[1, 2]]),
+        ({"a": np.array([1, 2])}, {"a": [1, 2]}),
+    ],
+)
+def test_an_array_is_a_list_for_sql(value: Any, expected: Any) -> None:
+    cell = described("cells_store -c database=d -i who", "SELECT 1 WHERE 'a' IN $who", who=value)
+    assert repr(cell.inputs["who"]) == repr(expected)
+    assert cell.task.python_interface.inputs["who"] == type_of_value(expected, "who")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (pd.Series(["ann", None], dtype=object), "from None"),
+        (pd.Series([1, None], dtype="Int64"), "from <NA>"),
+        (np.array([1, "a"], dtype=object), "its elements are int, str"),
+        (np.array([]), "it is empty"),
+        (np.ma.array([1, 2], mask=[True, False]), "from --"),
+    ],
+)
+def test_an_array_that_is_no_list_of_values_is_told_by_its_name(value: Any, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        described("cells_store -c database=d -i who", "SELECT $who", who=value)
+    assert told in str(caught.value) and caught.value.name == "who"
+
+
+def test_a_table_stays_a_table_and_an_array_that_is_no_input_of_sql_an_array() -> None:
+    frame, array = pd.DataFrame({"a": [1]}), np.array([1])
+    assert described("cells_store -c database=d -i x", "SELECT 1", x=frame).inputs["x"] is frame
+    assert described("kind -i x", "{}", x=array).inputs["x"] is array
 
 
 # --- which language ---

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import scalars
 from flyteagent_nb.errors import ArgumentError, InputError, closest
-from flyteagent_nb.tables import LIBRARIES, TABLES
+from flyteagent_nb.tables import LIBRARIES, TABLES, is_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,17 @@ def typed_value(value: Any, name: str) -> tuple[Any, Any]:
     value = scalars.plain(value)
     python_type = type_of_value(value, name)
     return _with_floats(value, python_type), python_type
+
+
+def listed(value: Any) -> Any:
+    """The value with lists for numpy's arrays and pandas' columns, in lists and dicts too: flytekit makes a file of each."""
+    if type(value) is dict:
+        return {key: listed(each) for key, each in value.items()}
+    if not scalars.of_library(value) or is_frame(type(value)):
+        return [listed(each) for each in value] if type(value) is list else value
+    if getattr(value, "ndim", None) is None or isinstance(value, scalars.numpy_scalars()):
+        return value
+    return [listed(each) for each in value] if value.ndim else value[()]
 
 
 def type_of_value(value: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, closest
 from flyteagent_nb.notebook import bodies
-from flyteagent_nb.notebook.annotations import dataframe_type, type_of_text, typed_value
+from flyteagent_nb.notebook.annotations import dataframe_type, listed, type_of_text, typed_value
 from flyteagent_nb.notebook.building import build, sql_outputs
 from flyteagent_nb.notebook.function_classes import without_code
 from flyteagent_nb.notebook.python_cells import python_task
@@ -81,12 +81,13 @@ def task_of_cell(
         language = "none" if task_type and language != "python" else language
     elif language == "auto":
         language = _language(task_type, body, classes, raw=arguments.returns is not None)
+    given = {name: portable(value) for name, value in inputs.items()}
     cell = _Cell(
         arguments,
         body,
         namespace,
         classes,
-        {name: portable(value) for name, value in inputs.items()},
+        {name: listed(value) for name, value in given.items()} if language == "sql" else given,
         sorted(versions(task_type)),
         arguments.name or default_name,
     )

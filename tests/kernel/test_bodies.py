@@ -102,6 +102,11 @@ def test_what_comes_out_of_a_frame_goes_in_as_an_input(kernel: Kernel) -> None:
         "SELECT n FROM sold WHERE n >= $least AND n IN $some AND day < $day"
     )
     assert kernel.value("got.n.tolist()") == "[2]"
+    kernel.ok("who, years = sold.n.unique(), sold.day.dt.year")
+    kernel.ok(
+        "%%agent_task duckdb_query -i sold -i who -i years -o got\nSELECT n FROM sold WHERE n IN $who AND year(day) IN $years"
+    )
+    assert kernel.value("got.n.tolist()") == "[1, 2, 3]"
 
 
 def test_a_prompt_is_the_cell_as_it_stands(kernel: Kernel) -> None:
