@@ -33,7 +33,10 @@ class Colour(enum.Enum):
     RED = "red"
 
 
-NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine", "np": np, "table_library": polars}
+NAMESPACE = {
+    "Mine": Mine, "word": "a text", "ByteString": bytes, "table": {},
+    "pl": SimpleNamespace(DataFrame=Mine), "List": "mine", "np": np, "table_library": polars,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,8 @@ NAMESPACE = {"Mine": Mine, "pl": SimpleNamespace(DataFrame=Mine), "List": "mine"
         ("pandas", pd.DataFrame),
         ("table_library", polars.DataFrame),
         ("table_library.Series", polars.Series),
+        ("list[arrow]", list[pa.Table]),
+        ("list", list),
     ],
 )
 def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
@@ -89,6 +94,15 @@ def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
         ("pa.Tabel", "pa has no Tabel"),
         ("np", "'np' is not a type but a module\nhint: name a class of it: np.ClassName"),
         ("int[str]", "'int[str]' is not a type"),
+        ("word", "'word' is not a type but a str"),
+        ("print", "'print' is not a type but a builtin_function_or_method"),
+        ("table[int]", "'table[int]' is not a type"),
+        ("list[word]", "'word' is not a type but a str"),
+        ("int | word", "'word' is not a type but a str"),
+        ("list[np]", "'np' is not a type but a module"),
+        ("Foo", "no type is called 'Foo'\nhint: write NAME:TYPE, "),
+        ("string", "no type is called 'string'\nhint: did you mean str?"),
+        ("list[INTEGER]", "no type is called 'INTEGER' (in list[INTEGER])\nhint: did you mean int?"),
         ("f()", "is not a type"),
         ("__import__('os').system('x')", "is not a type"),
         ("[int]", "is not a type"),
@@ -167,6 +181,8 @@ def test_a_value_that_nothing_declares_is_of_the_type_that_it_is_given(
         ([], "it is empty"),
         ([1, "a"], "its elements are int, str"),
         ([None], "from None"),
+        ((1, 2), "from a tuple\nhint: make it a list"),
+        ([(1, 2)], "from a tuple\nhint: make it a list"),
         (pd.NaT, "from NaT"),
         (pd.NA, "from <NA>"),
         (np.datetime64("NaT"), "from NaT"),

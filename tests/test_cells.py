@@ -181,6 +181,40 @@ def test_a_table_stays_a_table_and_an_array_that_is_no_input_of_sql_an_array() -
     assert described("kind -i x", "{}", x=array).inputs["x"] is array
 
 
+@pytest.mark.parametrize("line", ["kind", "cells_store -c database=d --lang sql"])
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        ("x:list", "--returns x:list: Flyte has no type for it\nhint: write list[int], or what its elements are"),
+        ("x:dict[str,list]", "hint: write list[int], or what its elements are"),
+        ("x:tuple", "--returns x:tuple: Flyte has no type for it\nhint: write list[int] for elements of one type, or"),
+        ("x:tuple[int,str]", "write list[int] for elements of one type, or an output for each: a:int,b:str"),
+        ("x:list[tuple]", "write list[int] for elements of one type"),
+        ("x:Optional[tuple]", "write list[int] for elements of one type"),
+    ],
+)
+def test_an_output_that_flyte_has_no_type_for_is_told_by_its_name(line: str, returns: str, told: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        task_of(f"{line} --returns {returns}", "{}")
+    assert told in str(caught.value)
+
+
+def test_an_input_that_flyte_has_no_type_for_is_told_by_its_name() -> None:
+    for value in ((1, 2), [(1, 2)]):
+        for line, body in (("kind", "{}"), ("cells_store -c database=d", "SELECT 1")):
+            with pytest.raises(InputError) as caught:
+                described(f"{line} -i pair", body, pair=value)
+            assert "'pair'" in str(caught.value) and caught.value.name == "pair"
+
+
+@pytest.mark.parametrize("value", [None, [], (1, 2), [1, "a"]])
+def test_an_input_of_a_task_in_python_has_the_type_that_stands_there(value: Any) -> None:
+    cell = described("-i x", "scripted_task(inputs={'x': Any})", x=value, Any=Any)
+    assert cell.inputs["x"] is value
+    cell = described("cells_cluster -i x", "def f(x: Any): ...", x=value, Any=Any)
+    assert cell.inputs["x"] is value and cell.task.python_interface.inputs == {"x": Any}
+
+
 # --- which language ---
 
 

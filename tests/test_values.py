@@ -16,6 +16,7 @@ VARIABLES: dict[str, Any] = {
     "options": OrderedDict(year=1, zone="x"),
     "numbers": {1: 2},
     "_hidden": 0,
+    "dashed": {"x-y": 2},
     "usa": "the variable",
 }
 
@@ -181,6 +182,9 @@ def test_the_inputs_of_a_line(pairs: list[tuple[str, str | None]], mapping: str,
         ([], "{'a': US}", "there is no variable US"),
         ([], "{'a': true}", "did you mean True?"),
         ([], "dict(a=f(1))", "f(1) is neither"),
+        ([], "{'a b': 1}", "--inputs: 'a b' cannot be the name of an input\nhint: write a name such as a_b"),
+        ([], "dashed", "--inputs: 'x-y' cannot be the name of an input\nhint: write a name such as x_y"),
+        ([], "{'': 1}", "--inputs: '' cannot be the name of an input"),
     ],
 )
 def test_inputs_that_cannot_be_read(pairs: list[tuple[str, str | None]], mapping: str, told: str) -> None:

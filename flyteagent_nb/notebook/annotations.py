@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_WRITE = "write NAME:TYPE, and for TYPE int, str, list[float], DataFrame, FlyteFile, or a class of yours"
+_ELSEWHERE = {"string": "str", "text": "str", "integer": "int", "boolean": "bool", "double": "float", "number": "float"}
+"""What types are called in SQL, JSON and other languages."""
+
+
 def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
     """The type that ``text`` names: ``int``, ``dict[str, int]``, ``Optional[str]``, ``DataFrame``, ``MyClass``, ``pl.DataFrame``.
 
@@ -34,12 +39,31 @@ def type_of_text(text: str, namespace: Mapping[str, Any]) -> Any:
         raise ArgumentError(
             f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
         ) from None
-    found = _type(tree, text, namespace)
-    if not isinstance(found, types.ModuleType):
-        return found
-    if found.__name__ in TABLES:
-        return getattr(found, TABLES[found.__name__])
-    raise ArgumentError(f"'{text}' is not a type but a module", hint=f"name a class of it: {text.strip()}.ClassName")
+    return _class(tree, text, namespace)
+
+
+def check_type(python_type: Any, told: str) -> None:
+    """Refuse a type that Flyte has none for; flytekit would, with no word of the input or output.
+
+    Raises:
+        ArgumentError: it begins with what is ``told``.
+    """
+    from flytekit.core.type_engine import TypeEngine
+
+    try:
+        TypeEngine.to_literal_type(python_type)
+    except Exception as error:  # a type's transformer may raise anything
+        hint = _way_out(python_type) or next(iter(str(error).splitlines()), "")
+        raise ArgumentError(f"{told}: Flyte has no type for it", hint=hint) from None
+
+
+def _way_out(python_type: Any) -> str:
+    kind, inner = typing.get_origin(python_type) or python_type, typing.get_args(python_type)
+    if isinstance(kind, type) and issubclass(kind, tuple):
+        return "write list[int] for elements of one type, or an output for each: a:int,b:str"
+    if kind is list and not inner:
+        return "write list[int], or what its elements are"
+    return next((way for each in inner if (way := _way_out(each))), "")
 
 
 def typed_value(value: Any, name: str) -> tuple[Any, Any]:
@@ -47,9 +71,11 @@ def typed_value(value: Any, name: str) -> tuple[Any, Any]:
 
     Raises:
         InputError: as for :func:`type_of_value`.
+        ArgumentError: as for :func:`check_type`.
     """
     value = scalars.plain(value)
     python_type = type_of_value(value, name)
+    check_type(python_type, f"-i {name}")
     return _with_floats(value, python_type), python_type
 
 
@@ -68,11 +94,18 @@ def type_of_value(value: Any, name: str) -> Any:
     """The type that an input with this value has: the value's own, with the elements' for lists and dicts.
 
     Raises:
-        InputError: None, an empty list or mixed elements, of which no type can be told; a time with nanoseconds.
+        InputError: None, a tuple, an empty list or mixed elements, of which no type can be told; a time with nanoseconds.
     """
     if scalars.is_missing(value):
         raise InputError(
             f"the type of input '{name}' cannot be told from {value}", task="", name=name, hint="give it a value"
+        )
+    if isinstance(value, tuple):
+        raise InputError(
+            f"the type of input '{name}' cannot be told from a tuple",
+            task="",
+            name=name,
+            hint="make it a list, for which Flyte has a type",
         )
     if isinstance(value, enum.Enum):
         return type(value)
@@ -130,6 +163,18 @@ def _common(values: list[Any], name: str) -> Any:
     )
 
 
+def _class(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
+    """What a node names, where that is a type; a module of tables is its table."""
+    found, name = _type(node, text, namespace), ast.unparse(node)
+    if isinstance(found, types.ModuleType):
+        if found.__name__ in TABLES:
+            return getattr(found, TABLES[found.__name__])
+        raise ArgumentError(f"'{name}' is not a type but a module", hint=f"name a class of it: {name}.ClassName")
+    if isinstance(found, (type, typing.NewType)) or typing.get_origin(found) is not None or found is typing.Any:
+        return found
+    raise ArgumentError(f"'{name}' is not a type but a {type(found).__name__}", hint=_WRITE)
+
+
 def _type(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant) and node.value is None:
         return type(None)
@@ -149,13 +194,13 @@ def _type(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Subscript):
         owner = _type(node.value, text, namespace)
         index = node.slice
-        arguments = tuple(_type(e, text, namespace) for e in (index.elts if isinstance(index, ast.Tuple) else [index]))
+        arguments = tuple(_class(e, text, namespace) for e in (index.elts if isinstance(index, ast.Tuple) else [index]))
         try:
             return owner[arguments if len(arguments) > 1 else arguments[0]]
-        except TypeError as error:
+        except Exception as error:  # what a variable of the user's raises, where it is no class
             raise ArgumentError(f"'{text}' is not a type: {error}") from None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return typing.Union[_type(node.left, text, namespace), _type(node.right, text, namespace)]  # noqa: UP007 - of values
+        return typing.Union[_class(node.left, text, namespace), _class(node.right, text, namespace)]  # noqa: UP007 - of values
     raise ArgumentError(
         f"'{text}' is not a type", hint="int, str, list[float], DataFrame, FlyteFile, or a class of yours"
     )
@@ -170,8 +215,9 @@ def _named(name: str, text: str, namespace: Mapping[str, Any]) -> Any:
     if name in LIBRARIES:
         return _library(LIBRARIES[name])
     common = ("int", "float", "str", "bool", "list", "dict", "datetime", "timedelta", "DataFrame")
-    near = closest(name, [*namespace, *common, *_flyte_types()])
-    raise ArgumentError(f"no type is called '{name}'" + (f" (in {text})" if text != name else ""), suggestion=near)
+    near = _ELSEWHERE.get(name.lower()) or closest(name, [*namespace, *common, *_flyte_types()])
+    told = f"no type is called '{name}'" + (f" (in {text})" if text != name else "")
+    raise ArgumentError(told, hint="" if near else _WRITE, suggestion=near)
 
 
 def _library(name: str) -> types.ModuleType:

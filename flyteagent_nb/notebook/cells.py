@@ -6,12 +6,13 @@ Which language a cell is in follows from what the task class takes (:mod:`~flyte
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, closest
 from flyteagent_nb.notebook import bodies
-from flyteagent_nb.notebook.annotations import dataframe_type, listed, type_of_text, typed_value
+from flyteagent_nb.notebook.annotations import check_type, dataframe_type, listed, type_of_text, typed_value
 from flyteagent_nb.notebook.building import build, sql_outputs
 from flyteagent_nb.notebook.function_classes import without_code
 from flyteagent_nb.notebook.python_cells import python_task
@@ -130,9 +131,7 @@ class _Cell:
         self.functions = [kind for kind in classes if kind.language == "python"]
         # Where nothing is known of its configuration, settings alone are the task's own, sent as they stand.
         self.configured = [kind for kind in self.functions if kind.settings]
-        typed = {name: typed_value(value, name) for name, value in inputs.items()}
-        self.inputs = {name: value for name, (value, _) in typed.items()}
-        self.input_types = {name: python_type for name, (_, python_type) in typed.items()}
+        self.given = inputs
         self.served = served
         self.name = name
         self.task_type = arguments.task_type
@@ -141,6 +140,22 @@ class _Cell:
             self.outputs = {
                 name: declared(type_of_text(text, namespace)) for name, text in arguments.returns if text != "None"
             }
+            for output, text in arguments.returns:
+                check_type(self.outputs.get(output), f"--returns {output}:{text}")
+
+    @functools.cached_property
+    def _typed(self) -> dict[str, tuple[Any, Any]]:
+        return {name: typed_value(value, name) for name, value in self.given.items()}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The values of the inputs, each of the type that is chosen for it."""
+        return {name: value for name, (value, _) in self._typed.items()}
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """Those types; a function has its own."""
+        return {name: python_type for name, (_, python_type) in self._typed.items()}
 
     def read(self, language: str) -> CellTask | None:
         """The task, by the language of the cell; None where it turns out to be Python."""
@@ -315,7 +330,7 @@ class _Cell:
         if kind.language == "sql" and body is not None and outputs is None and not kind.fixes_outputs:
             outputs = sql_outputs(body, named=bool(self.arguments.outputs), frame=dataframe_type())
         task = build(
-            kind, given, name=self.name, body=body, input_types=self.input_types, outputs=outputs,
+            kind, given, name=self.name, body=body, input_types={} if function else self.input_types, outputs=outputs,
             said=self.arguments.returns is not None, function=function,
         )  # fmt: skip
         if function is not None and task.task_type != self.task_type:  # what the class makes of its settings

@@ -147,6 +147,11 @@ def input_values(pairs: Iterable[tuple[str, str | None]], mapping: str, namespac
         ArgumentError: a value that cannot be read, or an input given both ways.
     """
     values = _mapping_values(unquoted(mapping), namespace) if mapping else {}
+    for name in values:
+        if not name.isidentifier():
+            near = re.sub(r"\W", "_", name)
+            hint = f"write a name such as {near if near.isidentifier() else 'year'}"
+            raise ArgumentError(f"--inputs: {excerpt(repr(name))} cannot be the name of an input", hint=hint)
     for name, text in pairs:
         if name in values:
             raise ArgumentError(f"the input {name} is given twice: on its own and in --inputs", hint="give it once")

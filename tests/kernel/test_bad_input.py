@@ -154,6 +154,17 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ("%%agent_task scripted -i n=[1,\n{}", "is not closed"),
         ("%%agent_task scripted -i n=None\n{}", "cannot be told from None"),
         ("%%agent_task scripted -i n=[]\n{}", "it is empty"),
+        ("%%agent_task scripted -i n=(1,2)\n{}", "cannot be told from a tuple\nhint: make it a list"),
+        ("%%agent_task scripted --inputs {'a b': 1}\n{}", "'a b' cannot be the name of an input"),
+        (
+            "%%agent_task scripted --returns x:tuple\n{}",
+            "--returns x:tuple: Flyte has no type for it\nhint: write list[int]",
+        ),
+        (
+            "%%agent_task scripted --returns x:list\n{}",
+            "--returns x:list: Flyte has no type for it\nhint: write list[int]",
+        ),
+        ("%%agent_task scripted --returns x:agents\n{}", "'agents' is not a type but a Agents"),
         ("%%agent_task scripted -o a -b\n{}", "-b does not wait"),
         ("%%agent_task scripted --returns x:strr\n{}", "did you mean str?"),
         ("%%agent_task scripted --service elsewhere\n{}", "no agent service is called 'elsewhere'"),
