@@ -345,6 +345,7 @@ class _Cell:
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
         from flytekit.models.task import Sql
 
+        bodies.check_numbers(custom)
         outputs = self.outputs
         if sql is not None and outputs is None:
             outputs = sql_outputs(sql, named=bool(self.arguments.outputs), frame=dataframe_type())

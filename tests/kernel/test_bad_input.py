@@ -183,6 +183,12 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ("%%agent_task scripted\n- 1", "the cell is a list"),
         ("%%agent_task scripted\nSELECT 1", "the cell is a str"),
         ("%%agent_task scripted\nwhen: 2024-01-01", "put quotes around dates"),
+        ("%%agent_task scripted\na: 1\non: 3", "line 3: the key `on` is a truth value to YAML"),
+        (
+            "%%agent_task scripted -c job=12345678901234567890\na: 1",
+            "would be sent as another one: 12345678901234567890",
+        ),
+        ("%%agent_task scripted\na: " + "[" * 3000 + "]" * 3000, "nested more than 30 levels deep"),
         (
             "%%agent_task scripted --lang shell\necho",
             "no installed plug-in has a task with a shell script for 'scripted'",
