@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from typing import Any
@@ -29,10 +30,21 @@ _LARGEST = 2**1000
 _KINDS = {"bool": "a truth value", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
 """What a word without quotes is to YAML."""
 
+_OTHERS = "write `key: value` lines; for SQL add --lang sql, for Python leave the task type out"
+
 
 def looks_like_python(body: str) -> bool:
     """Whether a cell begins with a decorator, ``def``, ``class`` or an import, as Python does, and YAML and prose do not."""
     return _PYTHON.match(body) is not None
+
+
+def _calls(body: str) -> bool:
+    """Whether a cell is Python that calls something: ``job(x={'a': 1})`` is a key and its value to YAML."""
+    try:
+        tree = ast.parse(body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) for each in tree.body)
 
 
 def mapping_language(body: str) -> str:
@@ -55,10 +67,12 @@ def mapping(body: str, language: str) -> dict[str, Any]:
     """
     try:
         value = _json(body) if language == "json" else _yaml(body)
+        if language == "yaml" and _calls(body):
+            raise CellError("the cell is Python, and the configuration of a task is a mapping", hint=_OTHERS)
         if not isinstance(value, dict):
             raise CellError(
                 f"the cell is {'empty' if value is None else f'a {type(value).__name__}'}, and the configuration of a task is a mapping",
-                hint="write `key: value` lines; for SQL add --lang sql, for Python leave the task type out",
+                hint=_OTHERS,
             )
         _check(value)
     except RecursionError:
@@ -157,6 +171,7 @@ def _yaml(body: str) -> Any:
         where = f"line {mark.line + 2}, column {mark.column + 1}: " if mark is not None else ""
         raise CellError(
             f"the cell is not YAML: {where}{getattr(error, 'problem', None) or error}",
+            hint=_OTHERS,
             line=mark.line + 2 if mark is not None else None,
         ) from None
 

@@ -43,9 +43,15 @@ def python_task(
         tree, run = compile_python(body)
     except SyntaxError as error:
         line = error.lineno + 1 if error.lineno else None  # the magic's own line is the first
-        where = f"line {line}: " if line else ""
+        where, written = f"line {line}: " if line else "", error.text.strip() if error.text else ""
+        if _awaits(body):
+            raise CellError(
+                f"a cell that defines a task has no `await` at its top level: {where}{written}".rstrip(": "),
+                line=line,
+                hint="await it in a cell before, and use what came of it here",
+            ) from None
         raise CellError(
-            f"the cell is not Python: {where}{error.msg}" + (f": {error.text.strip()}" if error.text else ""),
+            f"the cell is not Python: {where}{error.msg}" + (f": {written}" if written else ""),
             line=line,
             hint="for SQL, YAML or JSON name the task type: %%agent_task TASK_TYPE; %agent types lists them",
         ) from None
@@ -78,6 +84,15 @@ def python_task(
             hint="leave the task type out of the line",
         )
     return task
+
+
+def _awaits(body: str) -> bool:
+    """Whether a cell that Python does not take is one that a notebook takes: it awaits at its top level."""
+    try:
+        compile(body, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _plain_function(tree: ast.Module) -> str:

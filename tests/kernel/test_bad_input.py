@@ -195,8 +195,16 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ),
         ("%%agent_task\nSELECT name FROM t", "the cell is not Python: line 2"),
         ("%%agent_task\nx = 1\ndef f(:\n    pass", "the cell is not Python: line 3"),
-        ("%%agent_task\nawait nothing", "the cell is not Python: line 2: 'await' outside function"),
-        ("%%agent_task\nreturn 3", "the cell is not Python: line 2: 'return' outside function"),
+        (
+            "%%agent_task\nawait nothing",
+            "no `await` at its top level: line 2\nhint: await it in a cell before",
+        ),
+        ("%%agent_task\nx = 1\nasync with x:\n    pass", "no `await` at its top level: line 3"),
+        ("%%agent_task\ndef f():\n    await x", "the cell is not Python: line 3: 'await' outside async function"),
+        (
+            "%%agent_task scripted\nscripted_task(inputs={'a': int}, name='b')",
+            "the cell is Python, and the configuration of",
+        ),
         ("%%agent_task\nx = 1", "the cell defines no task"),
         (
             "%%agent_task\n@task\ndef plain(a: int) -> int:\n    return a",
