@@ -222,6 +222,31 @@ FRAME = pd.DataFrame(
 )
 
 
+def test_nothing_among_times_is_nothing(sandbox: Workspace) -> None:
+    query = (
+        "SELECT * FROM (SELECT '2024-02-29 10:00'::TIMESTAMP_NTZ ntz, '2024-02-29 10:00:00 +00:00'::TIMESTAMP_TZ tz "
+        "UNION ALL SELECT NULL, NULL) ORDER BY ntz"
+    )
+    frame = start(sandbox, query).result(PATIENCE)
+    assert frame["NTZ"].tolist() == [pd.Timestamp("2024-02-29 10:00"), pd.NaT]
+    assert frame["TZ"].tolist() == [pd.Timestamp("2024-02-29 10:00", tz="UTC"), pd.NaT]
+    assert rows(sandbox, "SELECT NULL::TIMESTAMP_NTZ a, NULL::TIMESTAMP_TZ b") == [{"A": pd.NaT, "B": pd.NaT}]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("9007199254740993), (0", decimal.Decimal(9007199254740993)),
+        ("0.1::NUMBER(10,2)), (0.2", decimal.Decimal("0.30")),
+        ("1.5::FLOAT), (2", 3.5),
+    ],
+)
+def test_sums_are_exact(sandbox: Workspace, values: str, expected: object) -> None:
+    table = f"(SELECT column1 x FROM VALUES ({values}))"
+    (row,) = rows(sandbox, f"SELECT SUM(x), SUM(DISTINCT x) AS d FROM {table}")
+    assert row == {"SUM(X)": expected, "D": expected}
+
+
 def test_types_are_kept(sandbox: Workspace) -> None:
     told = sandbox.sandboxes.load("snowflake", "shop.public.types", FRAME)
     columns = ", ".join(name.upper() for name in FRAME)

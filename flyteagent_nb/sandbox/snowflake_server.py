@@ -296,6 +296,32 @@ def _mend(fakesnow: Any) -> None:
     fakesnow.logger.setLevel(logging.WARNING)  # else it tells each login
     to_ipc = fakesnow.to_ipc
     fakesnow.to_ipc = lambda table: to_ipc(table.combine_chunks())
+    _mend_values()
+
+
+def _mend_values() -> None:
+    """Leave what is nothing among times as it is, where fakesnow makes 1970 of it, and sum numbers as they are, not as floats."""
+    import fakesnow.arrow as arrow
+    import fakesnow.transforms as transforms
+    import pyarrow as pa
+    from sqlglot import exp
+
+    to_struct, cast = arrow.timestamp_to_sf_struct, transforms.numeric_agg_implicit_cast
+
+    def with_nothing(times: Any) -> Any:
+        made = to_struct(times)
+        times = times.combine_chunks() if isinstance(times, pa.ChunkedArray) else times
+        return pa.StructArray.from_arrays(made.flatten(), fields=list(made.type), mask=times.is_null())
+
+    def uncast(expression: Any) -> Any:
+        summed = expression.this if isinstance(expression, exp.Sum) else None
+        made: Any = cast(expression)
+        if summed is not None and not isinstance(summed, (exp.Cast, exp.TryCast)):
+            made.find(exp.Sum).set("this", summed)
+        return made
+
+    arrow.timestamp_to_sf_struct = with_nothing  # type: ignore[assignment]
+    transforms.numeric_agg_implicit_cast = uncast
 
 
 def _unreadable(sql: str) -> tuple[str, str, str] | None:
