@@ -199,6 +199,45 @@ def test_a_structured_dataset_is_a_table_of_the_inputs_name(service, kind, value
     assert frame.to_dict("list") == {"n": [2, 3]}
 
 
+def test_a_named_index_is_a_column(service):
+    task = query("SELECT * FROM rows ORDER BY n", {"rows": pd.DataFrame})
+    counted = pd.DataFrame({"n": [1, 2, 3]})
+    for index in (pd.RangeIndex(4, 10, 2, name="id"), pd.Index([4, 6, 8], name="id")):
+        assert service.frame(task, rows=counted.set_index(index)).to_dict("list") == {"n": [1, 2, 3], "id": [4, 6, 8]}
+
+
+@pytest.mark.parametrize(
+    ("sql", "names", "words"),
+    [
+        ("FROM Rows", ("rows", "Rows"), "the inputs 'Rows' and 'rows' are one name to DuckDB"),
+        ("FROM held", ("held",), "the database has a table 'held', which the input 'held' hides"),
+        ("SELECT * FROM main.seen", ("Seen",), "the database has a table 'seen', which the input 'Seen' hides"),
+        ("CREATE TABLE new AS FROM new WHERE n > 1; FROM new", ("new",), "a table 'new', which the input 'new' hides"),
+        ("SELECT $rows", ("rows",), "the input 'rows' is a table: it is read FROM rows, without a $"),
+    ],
+)
+def test_no_table_takes_the_place_of_another(service, tmp_path, sql, names, words):
+    database = str(tmp_path / "d.duckdb")
+    made = "CREATE TABLE held AS SELECT 100 AS n; CREATE VIEW seen AS FROM held"
+    assert service.end(service.create(query(made, output=None, database=database))).phase == TaskExecution.SUCCEEDED
+    task = query(sql, dict.fromkeys(names, pd.DataFrame), database=database)
+    resource = service.end(service.create(task, **{name: pd.DataFrame({"n": [1, 2]}) for name in names}))
+    assert resource.phase == TaskExecution.FAILED and words in resource.message
+
+
+def test_inputs_of_one_name_but_for_its_case(service):
+    resource = service.end(service.create(query("SELECT $y, $Y", {"y": int, "Y": int}), y=1, Y=2))
+    assert resource.phase == TaskExecution.FAILED and "'Y' and 'y' are one name" in resource.message
+
+
+def test_a_number_that_overflows_tells_the_cast(service):
+    resource = service.end(service.create(query("SELECT $n * 1000 AS n", {"n": int}), n=1_700_000_000))
+    assert resource.phase == TaskExecution.FAILED and "$name::BIGINT" in resource.message
+    assert service.frame(query("SELECT $n::BIGINT * 1000 AS n", {"n": int}), n=1_700_000_000)["n"].tolist() == [
+        17 * 10**11
+    ]
+
+
 def test_a_table_that_the_query_does_not_use_is_not_read(service):
     task = query("SELECT 1 AS x", {"rows": StructuredDataset})
     assert service.frame(task, rows=StructuredDataset(uri="s3://nowhere/at/all"))["x"].tolist() == [1]

@@ -5,7 +5,8 @@ importing this module. What a query sees:
 
 - Inputs are values, never text: ``$name`` is DuckDB's own named parameter, in any case. An input that a statement does not name
   is not bound, so it does no harm. A FlyteFile is its local path, so that ``read_csv($file)`` works.
-- An input that is a structured dataset (a DataFrame, an Arrow table) is a table of that name.
+- An input that is a structured dataset (a DataFrame, an Arrow table) is a table of that name. Where the database has one too, the
+  query is refused; so are two inputs whose names differ in case alone, which DuckDB does not look at.
 - Times are UTC, as flytekit's are. The caller's Python variables are not tables.
 - Several statements run in order; the last one's result is the output, ``results``, written as Parquet batch by batch.
 - INTERVAL becomes a duration, with a month as 30 days, as in DuckDB's own conversion to Python. ``sum`` of integers is a

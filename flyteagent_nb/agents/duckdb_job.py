@@ -33,7 +33,7 @@ from flytekit.models.types import StructuredDatasetType
 from flyteagent_nb.agents.duckdb import OUTPUT, TASK_TYPE, DuckDBConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from flytekit.models.task import TaskTemplate
 
@@ -151,6 +151,13 @@ class Job:
         except duckdb.ParserException as error:
             hint = "\nInputs are bound as $name; the query is not a template." if "{{" in query else ""
             raise ValueError(f"{error}{hint}") from error
+        except duckdb.OutOfRangeException as error:
+            hint = (
+                "\nA whole number is bound as INTEGER where it fits: $name::BIGINT is larger."
+                if "INT32" in str(error)
+                else ""
+            )
+            raise ValueError(f"{error}{hint}") from error
         finally:
             with self._guard:
                 self._connection = None
@@ -161,7 +168,10 @@ class Job:
         if not statements:
             raise ValueError("there is no statement in the query")
         self._step("reads the inputs")
-        for name, table in self._tables(query):
+        _check_names(sorted(self._inputs))
+        tables = dict(self._tables(query))
+        _check_hidden(connection, tables)
+        for name, table in tables.items():
             connection.register(name, table)
         named = {name.casefold() for statement in statements for name in statement.named_parameters}
         values = {name.casefold(): value for name, value in self._values(named)}
@@ -176,6 +186,7 @@ class Job:
                     for batch in reader:  # a statement has run when its last row was read
                         self._step()
                         self._rows += batch.num_rows if last else 0
+                _check_hidden(connection, tables)
             except (duckdb.Error, OSError) as error:  # an error after the first batch comes through Arrow, as OSError
                 if len(statements) == 1:
                     raise
@@ -205,13 +216,15 @@ class Job:
                 table = pa.Table.from_pandas(table)
             # pandas writes an index without a name as a column; the person who made the frame never saw it.
             index = [c for c in table.column_names if c.startswith("__index_level_")]
-            yield name, table.drop_columns(index)
+            yield name, _with_range(table.drop_columns(index))
             self._step()
 
     def _values(self, named: set[str]) -> Iterator[tuple[str, Any]]:
         """The inputs that statements name, as Python values that DuckDB binds."""
         for name, literal in self._inputs.items():
             if name.casefold() in named:
+                if (scalar := _inner(literal).scalar) is not None and scalar.structured_dataset is not None:
+                    raise ValueError(f"the input {name!r} is a table: it is read FROM {name}, without a $")
                 kind = TypeEngine.guess_python_type(self._template.interface.inputs[name].type)
                 yield name, _bindable(TypeEngine.to_python_value(self._flyte, literal, kind))
                 self._step()
@@ -240,6 +253,37 @@ class Job:
                 access.put_data(folder, uri, is_multipart=True)
             on_failure.pop_all()
         return uri if remote else folder
+
+
+def _check_names(inputs: Iterable[str]) -> None:
+    """Refuse names that are one to DuckDB, which looks at no case: one input would be the other too."""
+    seen: dict[str, str] = {}
+    for name in inputs:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(f"the inputs {other!r} and {name!r} are one name to DuckDB: call one of them otherwise")
+
+
+def _check_hidden(connection: Any, tables: Iterable[str]) -> None:
+    """Refuse an input that hides a table of the database, as DuckDB would read it in the table's place."""
+    ours = {name.casefold(): name for name in tables}
+    if not ours:
+        return
+    query = "SELECT table_name FROM duckdb_tables() UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT temporary AND NOT internal"
+    for (found,) in connection.execute(query).fetchall():
+        if found.casefold() in ours:
+            raise ValueError(
+                f"the database has a table {found!r}, which the input {ours[found.casefold()]!r} hides: call one of them otherwise"
+            )
+
+
+def _with_range(table: pa.Table) -> pa.Table:
+    """The table with an index of pandas that has a name and only counts: Parquet has it beside the columns, any other among them."""
+    described = (table.schema.pandas_metadata or {}).get("index_columns", ())
+    for each in described:
+        if isinstance(each, dict) and each.get("kind") == "range" and each.get("name"):
+            table = table.append_column(each["name"], pa.array(range(each["start"], each["stop"], each["step"])))
+    return table
 
 
 def _read(connection: Any, statement: Any, values: dict[str, Any]) -> pa.RecordBatchReader:
