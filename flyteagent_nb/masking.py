@@ -32,6 +32,7 @@ VARIABLES: Final = "_FSEC_"
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE")
 _ARMOUR = re.compile(r"-----(BEGIN|END) [\w ]+-----")
 _LINES = re.compile(r"[\r\n]+|\\r|\\n")  # a key in JSON has its lines escaped
+_ENTRY = re.compile(r"""(- )?["']?(?P<name>[\w.-]+)["']?\s*[:=]\s*["']?(?P<value>[^=\s"'].*?)["']?,?""")
 _COMMON: Final = frozenset(
     "access account admin administrator api apikey bearer change changeme client credential credentials database default "
     "development dummy empty example false flyte flytekit foobar guest invalid kernel localhost missing nobody none notebook null "
@@ -217,14 +218,42 @@ def can_be_masked(value: str) -> bool:
 
 
 def _parts(value: str) -> Iterator[str]:
-    """The value, its lines where it has several, and how each is written in Python, JSON, an address and base64."""
-    lines = [line.strip() for line in _LINES.split(value)]
-    for part in {value, *lines}:
-        if not can_be_masked(part) or _ARMOUR.fullmatch(part):
+    """The value, what is secret in its lines where it has several, and how each is written in Python, JSON, an address and base64."""
+    for part in {value, *_in_lines(value)}:
+        if not can_be_masked(part):
             continue
         yield from (part, repr(part)[1:-1], json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
-        yield from (quote(part, safe=""), quote(part), quote_plus(part))
+        yield from (
+            quote(part, safe="", errors="replace"),
+            quote(part, errors="replace"),
+            quote_plus(part, errors="replace"),
+        )
         yield base64.b64encode(part.encode("utf-8", "replace")).decode("ascii").rstrip("=")
+
+
+def _in_lines(value: str) -> Iterator[str]:
+    """What is secret by itself in a value of several lines: each line of a key or of a list.
+
+    Of a configuration, most of whose lines stand in other texts too, it is what has a secret's name, or is long.
+    """
+    lines = [line.strip() for line in _LINES.split(value)]
+    if len(lines) == 1:
+        return
+    entries = [_ENTRY.fullmatch(line) for line in lines]
+    is_list, in_key = not any(entries), False
+    for line, entry in zip(lines, entries, strict=True):
+        if _ARMOUR.search(line):
+            in_key = "-----BEGIN" in line
+        elif in_key or is_list:
+            yield line
+        elif entry is None:
+            yield from [line] if _is_long(line) else ()
+        elif _SECRET_NAMES.search(entry["name"].upper()) or _is_long(entry["value"]):
+            yield entry["value"]
+
+
+def _is_long(text: str) -> bool:
+    return len(text) >= WORD and not re.search(r"\s", text) and (not text.startswith("http") or "@" in text)
 
 
 def _expression(part: str) -> str:

@@ -61,6 +61,45 @@ def test_each_line_of_a_key_is_masked(written: str) -> None:
     assert masking(KEY).text("-----BEGIN PRIVATE KEY-----") == "-----BEGIN PRIVATE KEY-----"
 
 
+KUBECONFIG = """
+apiVersion: v1
+clusters:
+- cluster:
+    server: https://k8s.example.com:6443/some/path
+  name: dev
+users:
+- name: dev
+  user:
+    token: abcdefgh
+    client-key-data: LS0tLS1CRUdJTg==
+"""
+ACCOUNT = json.dumps(
+    {"type": "service_account", "project_id": "my-project", "private_key": KEY, "password": "hunter22"}, indent=2
+)
+
+
+@pytest.mark.parametrize("known", [KUBECONFIG, ACCOUNT])
+def test_of_a_configuration_what_is_secret_in_it_is_masked_and_no_ordinary_line(known: str) -> None:
+    secret = masking(known)
+    for text in ("the users: ann, bob", "apiVersion: v1", "- name: dev", "https://k8s.example.com:6443/some/path"):
+        assert secret.text(text) is text
+    for text in ('{"type": "service_account", "a": 1}', '  "project_id": "my-project",'):
+        assert secret.text(text) is text
+    assert secret.text(f"it is {known.strip()}") == f"it is {MASK}"
+    for each in ("abcdefgh", "LS0tLS1CRUdJTg==") if known is KUBECONFIG else ("hunter22", KEY.splitlines()[1]):
+        assert secret.text(f"with {each} in it") == f"with {MASK} in it"
+
+
+def test_each_line_of_a_list_is_masked() -> None:
+    assert masking("hunter22\nswordfish9\n").text("hunter22, swordfish9") == f"{MASK}, {MASK}"
+
+
+def test_a_value_that_is_no_utf8_is_known_too() -> None:
+    """As an environment variable in another encoding is read."""
+    known = masking("caf\udce9-secret-value", "another-value")
+    assert known.text("caf\udce9-secret-value and another-value") == f"{MASK} and {MASK}"
+
+
 @pytest.mark.parametrize(
     "value", ["", " ", "a", "x" * (SHORTEST - 1), "sandbox", "Password", "LOCALHOST", "123456", "  token "]
 )
