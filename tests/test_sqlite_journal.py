@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import typing
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -136,6 +137,8 @@ def test_a_type_without_a_name_is_not_found() -> None:
         {"frame": "no_such_module_at_all:X"},
         {"frame": "os:no_such_name"},
         {"frame": 3},
+        record_of(typing.Callable),
+        {"is": "builtins:int", "of": []},
         {"of_a_later_version": "os:PathLike"},
     ):
         with pytest.raises(LookupError):

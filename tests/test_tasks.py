@@ -202,6 +202,13 @@ def test_a_file_that_is_not_there_fails_the_run(workspace: Workspace, agents: Ag
     assert run.phase == "FAILED" and run.done
 
 
+def test_a_frame_that_cannot_be_written_is_told_as_such(workspace: Workspace, agents: Agents) -> None:
+    echo = scripted_task("echo", inputs={"x": pd.DataFrame})
+    told = r"input 'x' of task 'job' is a DataFrame that cannot be sent\nhint: .*column c"
+    with pytest.raises(InputError, match=told):
+        workspace.submit(echo, {"x": pd.DataFrame({"c": [1, "a"]})}).result(PATIENCE)
+
+
 def test_a_directory(workspace: Workspace, agents: Agents, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     echo = scripted_task("echo", inputs={"x": FlyteDirectory}, outputs={"x": FlyteDirectory})

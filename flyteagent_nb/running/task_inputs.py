@@ -237,8 +237,13 @@ def _check_missing(called: PythonTask[Any] | WorkflowBase, given: Mapping[str, A
 def _wrong_input(
     called: PythonTask[Any] | WorkflowBase, name: str, value: Any, python_type: Any, error: Exception, what: str = ""
 ) -> InputError:
+    wanted = article(type_name(python_type))
+    fits = isinstance(python_type, type) and isinstance(
+        value, python_type
+    )  # a frame with a column that cannot be written, say
     return InputError(
-        f"input '{name}' of {what or _words(called)} takes {article(type_name(python_type))}, not {shown(value)}",
+        f"input '{name}' of {what or _words(called)} "
+        + (f"is {wanted} that cannot be sent" if fits else f"takes {wanted}, not {shown(value)}"),
         task=called.name,
         name=name,
         hint=first_line(error),

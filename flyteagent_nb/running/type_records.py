@@ -58,7 +58,7 @@ def type_of(record: Any) -> Any:
     """The type that :func:`record_of` wrote down.
 
     Raises:
-        LookupError: its module cannot be imported, or has no such name any more.
+        LookupError: its module cannot be imported, or has no such name any more; or it does not take what is on record beside it.
     """
     if not isinstance(record, dict):
         raise LookupError("its type has no name")
@@ -71,7 +71,10 @@ def type_of(record: Any) -> Any:
         return type(None)
     found = _found(place)
     if "of" in record:
-        return found[tuple(type_of(argument) for argument in record["of"])]
+        try:
+            return found[tuple(type_of(argument) for argument in record["of"])]
+        except TypeError as error:  # Callable by itself
+            raise LookupError(f"{place}: {error}") from error
     return found
 
 
