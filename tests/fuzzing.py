@@ -1,6 +1,6 @@
 """How hypothesis is used here: the same examples each time, nothing kept between two times, and no limit of time for one of them.
 
-CI has all of them, whoever runs the tests by hand a fifth; more, and others, with ``FUZZ_TIMES=4 FUZZ_SEED=7``.
+CI has all of them, whoever runs the tests by hand a tenth; more, and others, with ``FUZZ_TIMES=4 FUZZ_SEED=7``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _folder = tempfile.TemporaryDirectory(prefix="fa-hypothesis-")  # it would be a folder of the repository otherwise
 set_hypothesis_home_dir(_folder.name)
 
-TIMES = float(os.environ.get("FUZZ_TIMES") or ("1" if os.environ.get("CI") else "0.2"))
+TIMES = float(os.environ.get("FUZZ_TIMES") or ("1" if os.environ.get("CI") else "0.1"))
 """How many of the examples there are."""
 
 F = TypeVar("F", bound="Callable[..., Any]")

@@ -288,6 +288,7 @@ def test_a_service_that_is_not_ours_is_not_started_again(workspace: Workspace, t
     assert "python -m flyteagent_nb check MODULE:TYPE" in restart.mend
 
 
+@pytest.mark.slow
 def test_flytekits_sensor(workspace: Workspace, tmp_path: Path) -> None:
     """A real one, in another process of its own: it has no job, and keeps nothing."""
     (tmp_path / "there").touch()
@@ -299,6 +300,7 @@ def test_flytekits_sensor(workspace: Workspace, tmp_path: Path) -> None:
     assert [f.what for f in report.skipped] == ["delete an unknown job", "failures"]
 
 
+@pytest.mark.slow
 def test_our_own_agent_says_what_it_is(workspace: Workspace) -> None:
     """The agent of duckdb_query works in its process, so another one does not have its jobs; all else is well."""
     good = DuckDBQuery("good", "SELECT $year AS n", inputs={"year": int})

@@ -504,6 +504,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_without_duckdb_the_import_names_the_extra():
     done = run_python("""
         import sys

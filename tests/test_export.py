@@ -222,6 +222,7 @@ def test_the_readme_has_five_commands(made: Export) -> None:
     assert len(commands) == 5 and '--from-literal=_FSEC_S_KEY="$VALUE_OF_FSEC_S_KEY"' in commands[1]
 
 
+@pytest.mark.slow
 def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     runs.run(AGENT.format(created="nowhere").replace('"a"', '"b"').replace("A", "B").replace("BgentB", "AgentB"))
     runs.namespace["B"].create.__globals__["nowhere"] = object()
@@ -342,6 +343,7 @@ def test_names_of_images_that_docker_takes(image: str) -> None:
     assert _IMAGE.fullmatch(image)
 
 
+@pytest.mark.slow
 def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     with pytest.raises(TaskTypeNotFoundError, match="did you mean sensor"):
         exported(workspace, tmp_path / "x", runs, types=["sensr"])

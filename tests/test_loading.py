@@ -148,6 +148,7 @@ def test_a_cell_beside_the_background_import(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_import_that_died_before(tmp_path: Path) -> None:
     """A hook that comes after an import that a plug-in ended; and what goes wrong in it does not end the import."""
     make_plugins(tmp_path, {"aa_missing": BROKEN["aa_missing"], "dd_healthy": HEALTHY})
@@ -176,6 +177,7 @@ def test_an_import_that_died_before(tmp_path: Path) -> None:
     assert stderr.count("ZeroDivisionError: ours") == 2, stderr
 
 
+@pytest.mark.slow
 def test_flytekit_first(tmp_path: Path) -> None:
     """flytekit is there already: the hook runs at once, and its error is the caller's. A plug-in takes it away during a reload."""
     make_plugins(tmp_path, {"remover": "import sys; sys.modules['__main__'].hook.remove()"})
@@ -203,7 +205,7 @@ def test_flytekit_first(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("end", ["", "raise RuntimeError('no licence')"])
+@pytest.mark.parametrize("end", ["", pytest.param("raise RuntimeError('no licence')", marks=pytest.mark.slow)])
 def test_an_import_under_way_is_waited_for(tmp_path: Path, end: str) -> None:
     """Another thread is in the middle of an import that began without the hook; where that one fails, ours begins anew."""
     gate = "import sys\nm = sys.modules['__main__']\nm.reached.set()\nassert m.go.wait(60)\nm.events.append('gate')\n"

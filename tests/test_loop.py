@@ -359,6 +359,7 @@ def test_a_forked_child_gets_an_error_and_takes_nothing_along(tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("order", ["ours first", "grpc first"])
 def test_children_live_though_calls_are_in_flight(tmp_path: Path, order: str) -> None:

@@ -34,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": python_path(folder, TESTS)}
 
 
-@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("is_open", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
     workspace: Workspace, tmp_path: Path, is_open: bool
 ) -> None:

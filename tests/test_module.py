@@ -81,6 +81,7 @@ def test_a_cell_that_ran_again_counts(tmp_path: Path) -> None:
     assert module.source.count("def helper") == 1 and "STEP = 1\n" not in module.source
 
 
+@pytest.mark.slow
 def test_python_below_a_cell_magic_is_read(tmp_path: Path) -> None:
     runs = CellRuns(HEAD, META, "get_ipython().run_cell_magic('time', '', 'STEP = 7\\n')")
     runs.namespace["STEP"] = 7
@@ -143,6 +144,7 @@ def test_what_is_below_an_agent_task_counts_where_it_is_python() -> None:
     assert binding and binding.source == "x = 1"
 
 
+@pytest.mark.slow
 def test_what_stars_and_names_in_functions_bring(tmp_path: Path) -> None:
     module = made(
         "from os.path import *",

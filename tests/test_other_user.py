@@ -142,6 +142,7 @@ def test_another_user_reads_no_secret_off_the_list_of_processes(made: Made) -> N
     assert "private_files.py" in listed and made.told["secret"] not in listed
 
 
+@pytest.mark.slow
 @as_root
 def test_a_run_folder_that_everybody_may_enter(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The person's choice: what runs leave there is closed all the same."""

@@ -115,6 +115,7 @@ def test_every_type_of_input_goes_in(sandbox: Workspace) -> None:
     assert row == {name.upper(): value for name, value in values.items() if name != "f"}
 
 
+@pytest.mark.slow
 def test_statements_without_outputs(sandbox: Workspace) -> None:
     for sql in (
         "CREATE OR REPLACE TABLE made AS SELECT 1 AS n",
@@ -128,6 +129,7 @@ def test_statements_without_outputs(sandbox: Workspace) -> None:
     assert rows(sandbox, "SELECT n FROM made ORDER BY n") == [{"N": 2}, {"N": 30}]
 
 
+@pytest.mark.slow
 def test_no_rows_and_rows_of_more_than_one_batch(sandbox: Workspace) -> None:
     many = 1_000_001
     sandbox.sandboxes.load("snowflake", "shop.public.many", pa.table({"n": range(many)}))
@@ -174,6 +176,7 @@ def test_a_cancelled_query_is_cancelled_there(sandbox: Workspace) -> None:
     assert rows(sandbox, "SELECT 1 AS x") == [{"X": 1}]
 
 
+@pytest.mark.slow
 def test_queries_run_side_by_side(sandbox: Workspace) -> None:
     slow = start(sandbox, ENDLESS)
     until(lambda: slow.phase == "RUNNING")

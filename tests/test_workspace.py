@@ -296,7 +296,7 @@ print(workspace.addresses()[0].target.removeprefix("unix:"))
 """
 
 
-@pytest.mark.parametrize("ending", ["", "workspace.close()"])
+@pytest.mark.parametrize("ending", ["", pytest.param("workspace.close()", marks=pytest.mark.slow)])
 def test_a_process_ends_quietly_with_runs_under_way(tmp_path: Path, ending: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(ENDING + ending + "\n")

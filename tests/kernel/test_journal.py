@@ -420,6 +420,7 @@ def test_two_kernels_see_one_list_and_each_run_has_one_owner(agents: Story, new_
     assert kernel.value("agent.created") == other.value("agent.created") == "0"
 
 
+@pytest.mark.slow
 def test_nothing_is_open_in_the_end(agents: Story, new_kernel: NewKernel) -> None:
     kernel = new_kernel(**environment(agents.folder))
     assert "open" not in kernel.ok(LOAD).stdout
@@ -458,6 +459,7 @@ def begun(kernel: Kernel) -> list[str]:
     return list(eval(kernel.value(UNDER_WAY)))
 
 
+@pytest.mark.slow
 def test_unloaded_and_loaded_again_in_one_kernel(new_kernel: NewKernel, tmp_path: Path) -> None:
     kernel = new_kernel(**environment(tmp_path))
     ids = begun(kernel)

@@ -38,6 +38,7 @@ def left_behind(kernel: Kernel) -> list[str]:
     return sorted(path.name for path in kernel.temporary.iterdir() if path.name.startswith(("fa-", "flyteagent_nb")))
 
 
+@pytest.mark.slow
 def test_two_kernels_at_once_have_a_service_each(new_kernel: NewKernel) -> None:
     one, two = loaded(new_kernel()), loaded(new_kernel())
     one.ok(JOBS)

@@ -104,6 +104,7 @@ def test_it_loads_at_once_and_the_next_cell_may_register_and_call(new_kernel: Ne
     assert "Traceback" not in kernel.log
 
 
+@pytest.mark.slow
 def test_an_agent_may_be_registered_in_the_very_cell_that_loads(new_kernel: NewKernel) -> None:
     kernel = new_kernel()
     assert kernel.value(f"{LOAD}\n{SCRIPTED}\nscripted_task('noop')()\nruns = %agent runs\nlen(runs)") == "1"

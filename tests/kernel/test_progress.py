@@ -51,5 +51,6 @@ def test_a_cell_that_waits_for_the_start_says_so(new_kernel: Callable[..., Kerne
     assert kernel.ok("types = %agent types").kinds == []
 
 
+@pytest.mark.slow
 def test_a_quick_wait_shows_nothing(kernel: Kernel) -> None:
     assert kernel.ok("types = %agent types").kinds == []

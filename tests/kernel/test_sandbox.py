@@ -97,6 +97,7 @@ def test_from_start_to_stop(kernel: Kernel) -> None:
     assert folders(kernel) == []
 
 
+@pytest.mark.slow
 def test_a_failing_run_names_what_it_ran_on(kernel: Kernel) -> None:
     kernel.ok("%agent sandbox openai start")
     kernel.ok(

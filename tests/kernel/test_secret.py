@@ -173,6 +173,7 @@ def test_a_key_of_many_lines_may_be_pasted_into_the_one_line_of_a_front_end(kern
     kernel.ok("%agent secret SNOWFLAKE_PRIVATE_KEY --forget")
 
 
+@pytest.mark.slow
 def test_unloading_forgets_and_leaves_flytekit_as_it_was(new_kernel: Callable[..., Kernel]) -> None:
     kernel = new_kernel()
     kernel.ok("from flytekit.core.context_manager import SecretsManager\nbefore = SecretsManager.get")

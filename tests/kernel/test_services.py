@@ -51,6 +51,7 @@ def test_one_in_javascript(kernel: Kernel, node_folder: Path) -> None:
         kernel.ok("%agent disconnect js")
 
 
+@pytest.mark.slow
 def test_one_task_on_two_services(kernel: Kernel) -> None:
     with elsewhere() as (address, _):
         kernel.ok(f"%agent connect dev {address}")
