@@ -103,11 +103,11 @@ def test_python_below_a_cell_magic_is_read(tmp_path: Path) -> None:
         "many = " + " + ".join("1" for _ in range(2000)),
     ],
 )
-def test_a_cell_that_python_does_not_compile_is_passed_over(wrong: str, tmp_path: Path) -> None:
+def test_a_cell_that_python_does_not_compile_is_passed_over(wrong: str) -> None:
     runs = CellRuns(HEAD, META, "STEP = 7", AGENT.format(created="STEP"), REGISTER)
     runs.ran.append(Cell(wrong))
     module = make_module(runs.entries("a"), runs.cells, runs.namespace)
-    assert module.complete and imports(module, tmp_path) == "7"
+    assert module.complete and "STEP = 7" in module.source and wrong not in module.source
 
 
 def test_what_stands_before_a_statement_that_is_not_compiled_ran() -> None:

@@ -13,7 +13,7 @@ from flytekit.core.type_engine import TypeEngine, UnionTransformer, get_underlyi
 from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
-from flyteagent_nb import scalars
+from flyteagent_nb import scalars, tables
 from flyteagent_nb.errors import InputError, closest
 from flyteagent_nb.running.primitives import primitive_literal
 from flyteagent_nb.running.wording import article, first_line, shown, type_name
@@ -238,9 +238,7 @@ def _wrong_input(
     called: PythonTask[Any] | WorkflowBase, name: str, value: Any, python_type: Any, error: Exception, what: str = ""
 ) -> InputError:
     wanted = article(type_name(python_type))
-    fits = isinstance(python_type, type) and isinstance(
-        value, python_type
-    )  # a frame with a column that cannot be written, say
+    fits = tables.is_frame(python_type) and isinstance(value, python_type)  # one of its columns cannot be written
     return InputError(
         f"input '{name}' of {what or _words(called)} "
         + (f"is {wanted} that cannot be sent" if fits else f"takes {wanted}, not {shown(value)}"),
