@@ -74,7 +74,7 @@ class BigQueryStandIn(StandIn):
     misses = (
         "it is DuckDB under BigQuery's SQL: one query at a time, no models, quotas, costs or permissions, some functions are "
         "missing or differ, NUMERIC has 38 digits at the most, GEOGRAPHY and INTERVAL come back as texts only (ST_ASTEXT, CAST), "
-        "and a @name in a comment or a quoted text counts as a parameter"
+        "and a @name in a comment counts as a parameter"
     )
 
     def command(self, python: str, place: Place) -> Sequence[str]:

@@ -69,7 +69,7 @@ class SnowflakeStandIn(StandIn):
     )
     misses = (
         "it is DuckDB under Snowflake's SQL: no warehouses, roles, procedures or stages (so no write_pandas); some functions are "
-        "missing or differ (1/0 is no error, a SUM of texts is one); times end at microseconds; nobody's key is checked"
+        "missing or differ (1/0 is no error); times end at microseconds; nobody's key is checked"
     )
 
     def command(self, python: str, place: Place) -> Sequence[str]:
