@@ -114,10 +114,11 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
             with contextlib.suppress(queue.Empty):
                 while (dropped := self._work.get_nowait()) is not None:
                     dropped[0].cancel()
-        for _ in self._servants:
+        servants = tuple(self._servants)
+        for _ in servants:
             self._work.put(None)
         if wait:
-            for thread in self._servants:
+            for thread in servants:
                 thread.join()
 
     def _add(self) -> None:
@@ -132,7 +133,16 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
         while (work := self._work.get()) is not None:
             work[1]()
             del work  # what it holds must not wait for the next one
+            if len(self._servants) > self._most and self._leaves():
+                return
             self._idle.release()
+
+    def _leaves(self) -> bool:
+        """Whether this thread goes: one was lent for a wait that is over."""
+        with self._starting:
+            if too_many := len(self._servants) > self._most:
+                self._servants.remove(threading.current_thread())
+        return too_many
 
 
 class ForkGate:

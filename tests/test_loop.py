@@ -133,6 +133,24 @@ def test_a_pool_has_so_many_threads_and_uses_them_again() -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
+def test_a_pool_lends_a_thread_for_a_wait_and_takes_it_back() -> None:
+    with ContextExecutor(1, "lent") as pool:
+
+        def outer(depth: int) -> int:
+            if not depth:
+                return 0
+            with ContextExecutor.lending():
+                return 1 + pool.submit(outer, depth - 1).result(PATIENCE)
+
+        def threads() -> int:
+            return sum(thread.name.startswith("lent-") for thread in threading.enumerate())
+
+        for _ in range(3):
+            assert pool.submit(outer, 5).result(PATIENCE) == 5
+            pool.submit(int).result(PATIENCE)
+        until(lambda: [pool.submit(int).result(PATIENCE), threads()] == [0, 1])
+
+
 @pytest.mark.parametrize(
     "raised", [ValueError("no"), SystemExit(3), KeyboardInterrupt()], ids=lambda e: type(e).__name__
 )

@@ -82,7 +82,7 @@ class LocalExecution:
                 raise
             except (
                 Exception
-            ) as error:  # a type's transformer may raise anything; what is not about an input or an output passes
+            ) as error:  # a type's transformer may raise anything; what is about no input and no output passes
                 told = output_error(task, error) or call_error(task, given, error, within)
                 if told is None:
                     raise

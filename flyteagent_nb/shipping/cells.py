@@ -145,9 +145,7 @@ def statements_of(cell: Cell, number: int) -> Iterator[Statement]:
             text = _text_of(node, cell.source)
             bound = frozenset(_bound(node, cell.raised[0][0] if raised else None))
             statement = Statement(node, text, (number, node.lineno), bound, *needs_of(text))
-        except (
-            SyntaxError
-        ):  # Python parses it and does not compile it: what stands before it ran, and nothing behind it
+        except SyntaxError:  # it parses and does not compile: what stands before it ran, and nothing behind it
             return
         except RecursionError:  # a thousand things in one expression
             continue
