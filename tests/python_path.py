@@ -26,6 +26,7 @@ def hide_plugins(folder: Path) -> None:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     # jsonschema, where it is there, builds a grammar of Unicode addresses with it, for seconds, in each server and each notebook's reader.
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as if it were not there
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "rfc3987_syntax.py").write_text("raise ImportError('left out: see python_path.py')\n")
     os.environ["PYTHONPATH"] = python_path(folder)
 
