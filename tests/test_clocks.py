@@ -80,7 +80,9 @@ def attached(workspace: Workspace, run_id: str) -> Run:
 
 
 def test_a_job_that_ended_in_its_time_is_not_late_because_nobody_looked(workspace: Workspace, agents: Agents) -> None:
-    run_id = left(workspace, agents, phases=["RUNNING", "SUCCEEDED"], seconds=0.01, off=DAY, known=False)
+    run_id = left(workspace, agents, phases=["RUNNING", "SUCCEEDED"], seconds=60, off=DAY, known=False)
+    for job in agents.scripted.jobs.values():
+        job.script["seconds"] = 0
     run = attached(workspace, run_id)
     assert run.phase == "SUCCEEDED" and agents.scripted.count("delete") == 0
 

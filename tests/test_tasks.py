@@ -342,8 +342,8 @@ def test_missing_inputs(workspace: Workspace) -> None:
         (dt.datetime, "2024-01-01", "takes a datetime, not str '2024-01-01'"),
         (int, None, "takes an int, not NoneType None"),
         (int, "x" * 500, "..."),
-        (float, np.int64(3), "takes a float, not int64 3"),  # as it takes no int
-        (int, np.float64(3), "takes an int, not float64 3.0"),
+        (float, np.int64(3), "takes a float, not int64 "),  # as it takes no int
+        (int, np.float64(3), "takes an int, not float64 "),
         (int, 2**70, "takes an int, not int 1180591620717411303424"),
     ],
 )
