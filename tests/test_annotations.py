@@ -185,7 +185,7 @@ def test_a_value_that_nothing_declares_is_of_the_type_that_it_is_given(
         ([(1, 2)], "from a tuple\nhint: make it a list"),
         (pd.NaT, "from NaT"),
         (pd.NA, "from <NA>"),
-        (np.datetime64("NaT"), "from NaT"),
+        (np.datetime64("NaT", "s"), "from NaT"),
         (pd.Timestamp("2024-01-01T00:00:00.000000001"), "round it first"),
         ([np.datetime64("2024-01-01T00:00:00.000000001")], "round it first"),
     ],

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from admin_service import Cluster, cluster, configuration
 from flyteidl.core.literals_pb2 import LiteralMap
+from flytekit import task
 from flytekit.configuration import Config
 from flytekit.remote import FlyteRemote
 from scripted_tasks import PATIENCE, scripted_task, until
 
-from flyteagent_nb.errors import ArgumentError, InputError, RunAbortedError, RunFailedError
+from flyteagent_nb.errors import ArgumentError, CodeLocationError, InputError, RunAbortedError, RunFailedError
 from flyteagent_nb.notebook.arguments import parse_agent, parse_agent_task
 from flyteagent_nb.shipping import cluster as cluster_module
 from flyteagent_nb.shipping.cluster import submit_to_cluster
@@ -74,6 +76,22 @@ def test_a_number_of_numpys_goes_there_too(workspace: Workspace, served: Cluster
     served.outputs = plus_one
     run = submit_to_cluster(workspace, scripted_task("x", **TASK), {"a": np.int64(4)}, config)
     assert run.result(PATIENCE) == 5
+
+
+def count(a: int) -> int:
+    return a
+
+
+def test_a_python_that_flytekit_has_no_image_for(
+    workspace: Workspace, served: Cluster, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = SimpleNamespace(major=3, minor=99)
+    monkeypatch.setattr("flytekit.configuration.default_images.sys", SimpleNamespace(version_info=version))
+    served.outputs = plus_one
+    assert submit_to_cluster(workspace, scripted_task("x", **TASK), {"a": 4}, config).result(PATIENCE) == 5
+    monkeypatch.setattr(count, "__module__", "__main__")  # as in a cell
+    with pytest.raises(CodeLocationError, match=r"no image to run in.*\n.*container_image="):
+        submit_to_cluster(workspace, task(count), {"a": 4}, config)
 
 
 def test_cancel_terminates_it(workspace: Workspace, served: Cluster, config: str) -> None:

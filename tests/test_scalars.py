@@ -64,7 +64,7 @@ def test_a_scalar_becomes_pythons_own(value: Any, expected: Any) -> None:
         pd.Timestamp("2024-02-29T12:30:01.234567001"),
         pd.Timedelta(1),
         pd.NaT,
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         Level.LOW,
         None,
     ],
@@ -117,7 +117,7 @@ def test_what_the_type_refuses_or_takes_as_it_is_stays(value: Any, python_type: 
 
 
 def test_missing() -> None:
-    missing = [None, pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT")]
+    missing = [None, pd.NA, pd.NaT, np.datetime64("NaT", "s"), np.timedelta64("NaT", "s")]
     assert all(map(scalars.is_missing, missing))
     assert not any(map(scalars.is_missing, [0, "", float("nan"), np.float64("nan"), np.int64(0)]))
 

@@ -10,6 +10,7 @@ import configparser
 import hashlib
 import json
 import secrets
+import sys
 import threading
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from flytekit.models.literals import LiteralMap
 from flytekit.remote import FlyteRemote
 
 from flyteagent_nb import scalars
-from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, RunAbortedError, RunFailedError
+from flyteagent_nb.errors import ArgumentError, CodeLocationError, FlyteAgentNBError, RunAbortedError, RunFailedError
 from flyteagent_nb.running import tasks
 from flyteagent_nb.running.contexts import current_context, in_context
 from flyteagent_nb.running.notebook_code import needs_code
@@ -82,11 +83,19 @@ def submit_to_cluster(workspace: Workspace, task: PythonTask[Any], inputs: Mappi
 
     Raises:
         ArgumentError: there is no such file, or one that is no configuration of a cluster.
+        CodeLocationError: a function of the notebook that has no image, on a Python for which flytekit has none.
         InputError: inputs that do not fit the interface.
     """
     types = task.python_interface.inputs
     values = {name: scalars.for_type(value, types[name]) for name, value in complete_inputs(task, inputs).items()}
     sends_code = isinstance(task, PythonFunctionTask) and needs_code(task)
+    if sends_code and not task.container_image and _images().default_image is None:
+        raise CodeLocationError(
+            f"task '{task.name}' has no image to run in: flytekit has no default one for Python {sys.version_info.major}."
+            f"{sys.version_info.minor}",
+            task=task.name,
+            hint="give it one, with the same Python: @task(container_image='...')",
+        )
     remote = _remote(config, workspace, sends_code=sends_code)
     metadata = task.metadata
     snapshot = RunSnapshot(
@@ -122,6 +131,14 @@ def _remote(config: str, workspace: Workspace, *, sends_code: bool) -> FlyteRemo
         interactive_mode_enabled=sends_code,
         options=[("grpc.service_config", limit)],  # flytekit's client gives its calls no deadline
     )
+
+
+def _images() -> ImageConfig:
+    """flytekit's default image; none where it has none for this Python, which a task that is a template does not miss."""
+    try:
+        return ImageConfig.auto_default_image()
+    except ValueError:
+        return ImageConfig()
 
 
 def _configuration(config: str) -> ConfigFile:
@@ -208,7 +225,7 @@ class _Execution:
         self._publish(run, message="registering the task")
         remote = self._remote
         settings = SerializationSettings(
-            image_config=ImageConfig.auto_default_image(), project=remote.default_project, domain=remote.default_domain
+            image_config=_images(), project=remote.default_project, domain=remote.default_domain
         )
         execution = remote.execute_local_task(
             self._task, self._inputs, version=self._version(settings), serialization_settings=settings

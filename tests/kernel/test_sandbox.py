@@ -65,6 +65,7 @@ def kernel(new_kernel: NewKernel) -> Kernel:
 
 
 def test_from_start_to_stop(kernel: Kernel) -> None:
+    pytest.importorskip("flytekitplugins.openai")  # it has no release that Python 3.13 can import
     cell = kernel.ok("%agent sandbox")
     assert {"text/plain", "text/html"} == set(cell.result)
     assert cell.text.count("○ stopped") == 3 and "llmock for OpenAI" in cell.text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flyteagent_nb.sandbox.environments import find_uv
 from launch.environments import ROOT, find_python, make, run, shell
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def test_an_index_would_take_it(wheel: Path, figure: Callable[[str], None]) -> None:
     assert "PASSED" in run([sys.executable, "-m", "twine", "check", "--strict", wheel], cwd=wheel.parent)
     figure(f"{wheel.name}: {wheel.stat().st_size / 1e3:.0f} kB")
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.13"])
+def test_the_pins_hold_on_each_python(version: str, folder: Path) -> None:
+    asked = ["--extra", "test", "-c", "constraints.txt", "--python-version", version, "-o", folder / f"{version}.txt"]
+    run([find_uv(), "pip", "compile", "--quiet", *asked, "pyproject.toml"], cwd=ROOT)
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
