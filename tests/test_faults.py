@@ -93,7 +93,7 @@ def service(workspace: Workspace, started: Service) -> Iterator[Service]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses after what failed."""
-    monkeypatch.setattr(attempt_module.propeller, "failure_backoff", lambda failures, jitter: 0.01)
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda failures, jitter: 0.01)
 
 
 def job(retries: int = 0, timeout: float = 0, **script: Any) -> ScriptedTask:

@@ -19,7 +19,7 @@ from flytekit.types.error import FlyteError
 from flytekit.types.schema import FlyteSchema
 from google.protobuf.struct_pb2 import Struct
 
-from flyteagent_nb.running.propeller import interface_mismatch
+from flyteagent_nb.running.interface import interface_mismatch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from flyteidl.core.identifier_pb2 import TASK
 
-from flyteagent_nb.running.metadata import attempt_metadata
-from flyteagent_nb.running.propeller import execution_metadata
+from flyteagent_nb.running.metadata import attempt_metadata, execution_metadata
 
 
 def test_rule12_all_that_propeller_fills() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from flyteagent_nb.running.propeller import ADAPTIVE, PROPELLER, Pace, failure_backoff, gives_up, poll_delay, poll_floor
+from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, Pace, failure_backoff, gives_up, poll_delay, poll_floor
 
 
 def _polls(job: float, seed: int, call: float = 0.001) -> tuple[int, float]:

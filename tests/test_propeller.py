@@ -26,7 +26,6 @@ from flyteagent_nb.running.propeller import (
     exhausted,
     failure_of,
     failure_of_document,
-    must_delete,
     next_step,
     outputs_not_found,
     outputs_source,
@@ -278,32 +277,11 @@ def test_run_limit(timeout: float | None, expected: float | None) -> None:
     assert run_limit(timeout) == expected
 
 
-@pytest.mark.parametrize(
-    ("phase", "resource_meta", "is_sync", "expected"),
-    [
-        pytest.param(Phase.RUNNING, b"job", False, True, id="rule24-while-it-runs"),
-        pytest.param(None, b"job", False, True, id="rule24-not-polled-yet"),
-        pytest.param(Phase.QUEUED, b"", False, True, id="rule24-an-empty-resource-meta-is-a-job-too"),
-        pytest.param(None, None, False, False, id="rule24-create-returned-nothing"),
-        pytest.param(Phase.RUNNING, b"job", True, False, id="rule24-sync"),
-        *(pytest.param(phase, b"job", False, False, id=f"rule24-after-{phase.name}") for phase in sorted(FINAL)),
-    ],
-)
-def test_must_delete(phase: Phase | None, resource_meta: bytes | None, is_sync: bool, expected: bool) -> None:
-    assert must_delete(phase=phase, resource_meta=resource_meta, is_sync=is_sync) is expected
-
-
-def test_every_rule_is_offered_here() -> None:
-    assert propeller.__all__ == sorted(
-        propeller.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
-    )
-    assert not [name for name in propeller.__all__ if not hasattr(propeller, name)]
-
-
 def test_the_rules_are_pure() -> None:
     # Enough of a guard that nothing slow or stateful slips in: a fresh interpreter imports the rules, and them alone.
     script = (
-        "import sys; before = set(sys.modules); import flyteagent_nb.running.propeller; "
+        "import sys; before = set(sys.modules); "
+        "from flyteagent_nb.running import interface, metadata, pace, propeller, rendering; "
         "print(*sorted({'grpc', 'asyncio', 'flytekit', 'random', 'msgpack', 'socket'} & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flyteagent_nb.running.propeller import Listing, Route, build_registry, look_up
+from flyteagent_nb.running.registry import Listing, Route, build_registry, look_up
 
 DEFAULT = Listing("default", (("d", False, (("a", 0), ("b", 0))), ("s", True, (("s", 0),))))
 ONE = Listing("one", (("o", True, (("b", 0),)),))

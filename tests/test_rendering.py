@@ -26,7 +26,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from flyteagent_nb.running.propeller import TemplateError, TemplateVariables, render_template
+from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 
 
 def _primitive(**value: Any) -> Literal:

@@ -19,7 +19,6 @@ from scripted_tasks import PATIENCE, ScriptedTask, scripted_task, until
 
 from flyteagent_nb.errors import OutputError, RunFailedError, RunTimedOutError, TaskTypeNotFoundError
 from flyteagent_nb.running import attempt as attempt_module
-from flyteagent_nb.running import propeller
 from flyteagent_nb.running import runner as runner_module
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def phases(run: Run) -> list[str]:
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses after failed polls, without which a test of five of them takes a second and a half."""
-    monkeypatch.setattr(attempt_module.propeller, "failure_backoff", lambda failures, jitter: 0.001)
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda failures, jitter: 0.001)
 
 
 def failed(run: Run) -> RunFailedError:
@@ -538,15 +537,15 @@ def test_propellers_pace_changes_the_delays_alone(
     workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, int, float]] = []
-    original = propeller.poll_delay
+    original = attempt_module.poll_delay
 
     def poll_delay(pace: Pace, polls_done: int, age: float, jitter: float) -> float:
         delay = original(pace, polls_done, age, jitter)
         asked.append((pace.name, polls_done, delay))
         return min(delay, 0.01)  # nobody waits for half a minute here
 
-    monkeypatch.setattr(attempt_module.propeller, "poll_delay", poll_delay)
-    monkeypatch.setattr(attempt_module.propeller, "poll_floor", lambda *_: 0.0)
+    monkeypatch.setattr(attempt_module, "poll_delay", poll_delay)
+    monkeypatch.setattr(attempt_module, "poll_floor", lambda *_: 0.0)
     task = scripted_task(phases=["RUNNING", "RUNNING", "SUCCEEDED"])
     workspace.config.pace = "propeller"
     slow = workspace.submit(task, {})
@@ -564,9 +563,9 @@ def test_propellers_pace_changes_the_delays_alone(
 
 def test_propellers_pace_has_no_backoff(workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     backoffs: list[int] = []
-    monkeypatch.setattr(attempt_module.propeller, "poll_delay", lambda *_: 0.001)
-    monkeypatch.setattr(attempt_module.propeller, "poll_floor", lambda *_: 0.0)
-    monkeypatch.setattr(attempt_module.propeller, "failure_backoff", lambda n, _: backoffs.append(n) or 0.001)
+    monkeypatch.setattr(attempt_module, "poll_delay", lambda *_: 0.001)
+    monkeypatch.setattr(attempt_module, "poll_floor", lambda *_: 0.0)
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda n, _: backoffs.append(n) or 0.001)
     workspace.config.pace = "propeller"
     error = failed(workspace.submit(scripted_task(raises={"get": "ConnectionError: no"}), {}))
     assert error.code == "AutoRefreshCacheFailed"

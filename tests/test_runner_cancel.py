@@ -26,7 +26,7 @@ pytest_plugins = ("fixtures_workspace",)
 
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt_module.propeller, "failure_backoff", lambda failures, jitter: 0.001)
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda failures, jitter: 0.001)
 
 
 def aborted(run: Run) -> RunAbortedError:
@@ -148,7 +148,7 @@ def test_a_plain_get_that_hangs_does_not_either(workspace: Workspace, agents: Ag
 def test_a_long_pause_between_polls_is_cut_short(
     workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt_module.propeller, "poll_delay", lambda *_: 3600.0)
+    monkeypatch.setattr(attempt_module, "poll_delay", lambda *_: 3600.0)
     run = workspace.submit(scripted_task(), {})
     until(lambda: outcomes(workspace, run) == ["created"])
     run.cancel()

@@ -31,6 +31,7 @@ from flyteagent_nb.running.clocks import age
 from flyteagent_nb.running.interface import interface_mismatch
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
 from flyteagent_nb.running.metadata import attempt_metadata
+from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, failure_backoff, gives_up, poll_delay, poll_floor
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 from flyteagent_nb.running.run import SECRET_IN_META
@@ -293,7 +294,7 @@ class Attempt:
     async def _follow(self, resolved: Resolved) -> tuple[LiteralMap] | Failure:
         """Get after get, until the job is over."""
         driven, runner = self._driven, self._runner
-        pace = propeller.PROPELLER if driven.settings.pace == "propeller" else propeller.ADAPTIVE
+        pace = PROPELLER if driven.settings.pace == "propeller" else ADAPTIVE
         deadline = self._deadline("GetTask", resolved)
         created = time.monotonic()
         request = GetTaskRequest(
@@ -306,11 +307,11 @@ class Attempt:
         failing_since = 0.0
         while True:
             now = time.monotonic()
-            if failures and pace is not propeller.PROPELLER:
-                delay = propeller.failure_backoff(failures, runner.jitter())
+            if failures and pace is not PROPELLER:
+                delay = failure_backoff(failures, runner.jitter())
             else:
-                delay = propeller.poll_delay(pace, polls, now - created, runner.jitter())
-                floor = propeller.poll_floor(pace, polls, runner.active, driven.settings.poll_rate)
+                delay = poll_delay(pace, polls, now - created, runner.jitter())
+                floor = poll_floor(pace, polls, runner.active, driven.settings.poll_rate)
                 delay = max(delay, floor * (0.9 + 0.2 * runner.jitter()))
             left = self._time_left()
             if left is not None:
@@ -336,7 +337,7 @@ class Attempt:
                 said = status_words(error, "GetTask", within) if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 limit = driven.settings.poll_failure_limit
                 runner.publish(driven, message=poll_failed(said, failures, pace, limit))
-                if propeller.gives_up(pace, failures, time.monotonic() - failing_since, limit):
+                if gives_up(pace, failures, time.monotonic() - failing_since, limit):
                     await runner.journal.ended(driven.run.id, "unknown", runner.masking.text(said))
                     self._note(
                         f"the job may still run: {failures} polls in a row failed, so it was given up, not deleted"
@@ -385,7 +386,7 @@ class Attempt:
         problem = ""
         for failed in range(DELETE_TRIES):
             if failed:
-                await asyncio.sleep(propeller.failure_backoff(failed, self._runner.jitter()))
+                await asyncio.sleep(failure_backoff(failed, self._runner.jitter()))
             try:
                 async with self._runner.budget.follow():
                     await self._service_now(resolved).delete(request, self._driven.run.id, deadline)

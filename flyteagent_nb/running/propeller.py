@@ -2,8 +2,8 @@
 
 The numbers are those of the project's list of rules. Read off Flyte 1.16.8: ``flyteplugins/go/tasks/plugins/webapi/connector``,
 ``flyteplugins/go/tasks/pluginmachinery/internal/webapi`` and ``flytepropeller/pkg/controller/nodes``. Where we do otherwise on
-purpose, the docstring says "ours". Five of them have a module of their own and are offered here too: rules 1 to 3 in
-:mod:`.registry`, 11 in :mod:`.rendering`, 12 in :mod:`.metadata`, 19 in :mod:`.interface`, 23 in :mod:`.pace`.
+purpose, the docstring says "ours". Five have a module of their own: rules 1 to 3 :mod:`.registry`, 11 :mod:`.rendering`,
+12 :mod:`.metadata`, 19 :mod:`.interface`, 23 :mod:`.pace`.
 
 Attempts are counted from 1, times are in seconds.
 """
@@ -17,61 +17,11 @@ from typing import TYPE_CHECKING
 from flyteidl.core.errors_pb2 import ContainerError
 from flyteidl.core.execution_pb2 import ExecutionError
 
-from flyteagent_nb.running.interface import interface_mismatch
-from flyteagent_nb.running.metadata import execution_metadata
-from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, Pace, failure_backoff, gives_up, poll_delay, poll_floor
-from flyteagent_nb.running.registry import Listing, Route, build_registry, look_up
-from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flyteidl.admin.agent_pb2 import Resource
     from flyteidl.core.errors_pb2 import ErrorDocument
-
-__all__ = [
-    "ADAPTIVE",
-    "DEFAULT_DEADLINE",
-    "OUTPUTS_NOT_FOUND",
-    "PROPELLER",
-    "TASK_FAILED",
-    "TIMED_OUT",
-    "Failure",
-    "Listing",
-    "OutputsSource",
-    "Pace",
-    "Phase",
-    "Route",
-    "Step",
-    "SyncNotFinalError",
-    "TemplateError",
-    "TemplateVariables",
-    "UnknownPhaseError",
-    "attempt_timed_out",
-    "build_registry",
-    "create_failed",
-    "deadline",
-    "execution_metadata",
-    "exhausted",
-    "failure_backoff",
-    "failure_of",
-    "failure_of_document",
-    "gives_up",
-    "interface_mismatch",
-    "look_up",
-    "must_delete",
-    "next_step",
-    "outputs_not_found",
-    "outputs_source",
-    "poll_delay",
-    "poll_floor",
-    "polls_failed",
-    "render_template",
-    "resolve_phase",
-    "run_limit",
-    "run_timed_out",
-    "sync_step",
-]
 
 DEFAULT_DEADLINE = 10.0
 """Seconds that propeller's default service has for a call; a named service has none unless it is configured."""
@@ -278,7 +228,7 @@ def exhausted(failure: Failure, attempt: int, attempts: int) -> Failure:
     return Failure(f"RetriesExhausted|{failure.code}", message, retryable=False)
 
 
-# Outputs, time limits, abort
+# Outputs, time limits
 
 
 class OutputsSource(enum.Enum):
@@ -299,14 +249,3 @@ def outputs_source(declares_outputs: bool, resource: Resource) -> OutputsSource:
 def run_limit(timeout: float | None) -> float | None:
     """The seconds that all attempts have together, twice the task's timeout; None where it has none (rule 22)."""
     return 2 * timeout if timeout and timeout > 0 else None
-
-
-def must_delete(*, phase: Phase | None, resource_meta: bytes | None, is_sync: bool) -> bool:
-    """Whether an abort or a timeout has a job to delete (rule 24).
-
-    Args:
-        phase: the last one seen, or None.
-        resource_meta: what create returned, even if empty; None where it returned nothing.
-        is_sync: whether the agent is a sync agent.
-    """
-    return not is_sync and resource_meta is not None and not (phase is not None and phase.final)

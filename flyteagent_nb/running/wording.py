@@ -14,7 +14,7 @@ from flyteagent_nb.running.propeller import DEFAULT_DEADLINE
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
 
-    from flyteagent_nb.running.propeller import Pace
+    from flyteagent_nb.running.pace import Pace
 
 LINES = 12
 """Lines of an agent's message that an error shows."""

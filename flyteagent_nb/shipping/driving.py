@@ -18,6 +18,7 @@ from flyteidl.admin.agent_pb2 import (
 )
 
 from flyteagent_nb.running import propeller
+from flyteagent_nb.running.metadata import execution_metadata
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
 from flyteagent_nb.running.services import SyncReplyError, deadline_on
 from flyteagent_nb.running.wording import status_words, words_and_frames
@@ -184,7 +185,7 @@ class JobDriver:
         return template
 
     def _metadata(self, job: int) -> Any:
-        return propeller.execution_metadata(
+        return execution_metadata(
             run_id=f"{self._run_id}-{job}",
             task_name=self.call.name,
             project=self._settings.project,

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from flyteagent_nb.findings import Finding
 from flyteagent_nb.running import propeller
-from flyteagent_nb.running.propeller import Phase, interface_mismatch
+from flyteagent_nb.running.interface import interface_mismatch
+from flyteagent_nb.running.propeller import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
