@@ -42,7 +42,7 @@ def test_the_contracts_hold() -> None:
         ("errors.py", "from flyteagent_nb import config", LAYERS),
         ("elsewhere.py", "", LAYERS),
         ("running/run.py", "from flyteagent_nb.running import runner", RUN),
-        ("running/registry.py", "import time", PURE),
+        ("running/pace.py", "import time", PURE),
         ("notebook/values.py", "from flyteagent_nb import workspace", APART),
         ("notebook/render.py", "from flyteagent_nb.running import runner", APART),
         ("agents/duckdb.py", "from flyteagent_nb import loop", OURS),

@@ -112,6 +112,33 @@ def test_the_service_that_was_connected_last_wins(tmp_path: Path) -> None:
     on_loop(test)
 
 
+def test_a_named_service_goes_over_the_default_one_and_supported_types_fill_gaps(tmp_path: Path) -> None:
+    async def test() -> None:
+        router = Router()
+        one = Listing([agent("x", "b"), agent("y", "b", "n", is_sync=True)])
+        every = Listing([agent("d", "a", "b"), agent("s", "s", is_sync=True)])
+        async with serving(tmp_path, router, one=one, default=every):
+            default = router.connected("default")
+            assert default is not None
+            await router.add(default, default=True, supported=("b", "c"))  # connected last, and yet overruled
+
+            async def goes(task_type: str) -> tuple[str, str, bool, str]:
+                found = await router.resolve(task_type, 0)
+                return found.service.name, found.agent, found.is_sync, found.reason
+
+            assert await goes("a") == ("default", "d", False, "listed")
+            assert await goes("b") == ("one", "y", True, "listed")
+            assert await goes("c") == ("default", "", False, "supported")
+            assert await goes("s") == ("default", "s", True, "listed")
+            assert await goes("S") == ("default", "", False, "default")
+            router.route("b", None, "one")
+            router.route("s", None, "one")
+            assert await goes("b") == ("one", "y", True, "explicit")  # it keeps the kind that its service lists
+            assert await goes("s") == ("one", "", False, "explicit")  # another service's kind does not count
+
+    on_loop(test)
+
+
 def test_a_version_matches_exactly(tmp_path: Path) -> None:
     async def test() -> None:
         router = Router()

@@ -2,7 +2,7 @@
 
 The numbers are those of the project's list of rules. Read off Flyte 1.16.8: ``flyteplugins/go/tasks/plugins/webapi/connector``,
 ``flyteplugins/go/tasks/pluginmachinery/internal/webapi`` and ``flytepropeller/pkg/controller/nodes``. Where we do otherwise on
-purpose, the docstring says "ours". Five have a module of their own: rules 1 to 3 :mod:`.registry`, 11 :mod:`.rendering`,
+purpose, the docstring says "ours". Five have a module of their own: rules 1 to 3 :mod:`.routing`, 11 :mod:`.rendering`,
 12 :mod:`.metadata`, 19 :mod:`.interface`, 23 :mod:`.pace`.
 
 Attempts are counted from 1, times are in seconds.

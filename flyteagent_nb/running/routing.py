@@ -17,7 +17,6 @@ import grpc
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
 from flyteagent_nb.plugins import hint_of_type, is_known
-from flyteagent_nb.running.registry import Listing, Route, build_registry, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,7 +99,7 @@ class Router:
         self._routes: dict[tuple[str, int | None], str] = {}
         self._supported: dict[str, Sequence[str]] = {}
         self._default = ""
-        self._registry: dict[tuple[str, int], Route] = {}
+        self._merged: dict[tuple[str, int], Resolved] = {}  # what the connected services list, by propeller's rules
         # A listing is stale while the number of its service's last change is not the one that it was asked for at.
         self._numbers = itertools.count(1)
         self._changed: dict[str, int] = {}
@@ -220,7 +219,7 @@ class Router:
 
     def table(self) -> dict[tuple[str, int], Resolved]:
         """Where each task type and version goes that anybody is known to serve."""
-        keys = {key for listing in tuple(self._listings.values()) for key in listing} | set(self._registry)
+        keys = {key for listing in tuple(self._listings.values()) for key in listing} | set(self._merged)
         keys |= {(task_type, version or 0) for task_type, version in self._routes}
         return {key: found for key in sorted(keys) if (found := self._find(*key, None)) is not None}
 
@@ -272,8 +271,8 @@ class Router:
         if self._polling is not None:
             self._polling.cancel()
         await asyncio.gather(*(s.close() for s in self._services.values()))
-        self._services.clear()
-        self._listings.clear()
+        for known in (self._services, self._listings, self._merged):
+            known.clear()
 
     def _find(self, task_type: str, version: int, service: str | None) -> Resolved | None:
         key = (task_type, version)
@@ -293,27 +292,26 @@ class Router:
             return own
         if own is not None and self._in_notebook(task_type, version):
             return _because(own, "notebook")
-        route = look_up(self._registry, task_type, version, None)
-        if route is not None and route.service in self._services:
-            found = self._listings.get(route.service, {}).get(key)
-            return Resolved(self._services[route.service], found.agent if found else "", route.is_sync, route.reason)
-        if own is not None:
-            return own
+        found = self._merged.get(key, own)
+        if found is not None:
+            return found
         if self._default in self._services:
             return Resolved(self._services[self._default], "", False, "default")
         return None
 
     def _rebuild(self) -> None:
-        """Apply propeller's rules to what the connected services list."""
-        listings = {
-            name: Listing(name, tuple((each.agent, each.is_sync, (key,)) for key, each in listing.items()))
-            for name, listing in self._listings.items()
-            if name != wire.KERNEL_SERVICE
-        }
-        default = listings.pop(self._default, None)
-        named = [listings[name] for name in self._services if name in listings]
-        supported = {name: types for name, types in self._supported.items() if types}
-        self._registry = build_registry(default, named, {}, supported)
+        """Apply propeller's rule 1: each service over the ones before it, the default one first; what a configuration names fills gaps.
+
+        Ours: all versions of a task type are kept, where propeller keeps the last one listed.
+        """
+        names = [name for name in self._services if name not in (wire.KERNEL_SERVICE, self._default)]
+        merged = {key: found for name in (self._default, *names) for key, found in self._listings.get(name, {}).items()}
+        listed = {task_type for task_type, _ in merged}
+        for name, types in self._supported.items():
+            for task_type in types:
+                if task_type not in listed:
+                    merged.setdefault((task_type, 0), Resolved(self._services[name], "", False, "supported"))
+        self._merged = merged
 
     async def _poll(self) -> None:
         """Ask the connected services every POLL seconds, one that is slow beside the others."""
