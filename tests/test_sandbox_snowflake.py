@@ -327,8 +327,8 @@ def test_an_index_with_a_name_is_a_column_and_a_number_names_one(sandbox: Worksp
     [
         ("orders", ORDERS, "'orders' is no table of Snowflake's: it is DATABASE.SCHEMA.TABLE"),
         ("shop.public.my-orders", ORDERS, "is no table of Snowflake's"),
-        ("shop.public.x", pd.DataFrame(), "there are no columns"),
-        ("shop.public.x", pa.table({"a": [1], "A": [2]}), "columns 'a' and 'A' are both A"),
+        ("shop.public.x", pd.DataFrame(), "a frame without columns"),
+        ("shop.public.x", pa.table({"a": [1], "A": [2]}), "two columns are 'A', or differ in their case alone"),
         ("shop.public.x", pd.DataFrame({"took": [pd.Timedelta(1)]}), r"column 'took' is a duration\[ns\]"),
         ("shop.public.x", pd.DataFrame({"mixed": [1, "x"]}), "column mixed"),
         ("shop.public.x", 5, "no table can be made of a int"),

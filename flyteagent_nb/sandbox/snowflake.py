@@ -9,11 +9,11 @@ import os
 import re
 import secrets
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import ArgumentError, ServiceError
 from flyteagent_nb.sandbox import snowflake_server
+from flyteagent_nb.sandbox.files import file_of
 from flyteagent_nb.sandbox.stand_in import Place, StandIn
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ LOAD_TIMEOUT = 600.0
 
 _NOTHING = r".*SYSTEM\$CANCEL_QUERY.*"  # the server cancels by itself; fakesnow has no such function
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 # How else a person would log in; each of them would ask a browser, a file or another service.
 _OTHER_LOGINS = ("authenticator", "connection_name", "connections_file_path", "private_key_file", "token")
 
@@ -140,7 +139,7 @@ class SnowflakeStandIn(StandIn):
             ServiceError: the sandbox does not answer.
         """
         names = _names(table)
-        path, form = _file(data) if isinstance(data, (str, os.PathLike)) else (_written(table, data, place), "parquet")
+        path, form = file_of(data, place.folder)
         told = dict(zip(("database", "schema", "table"), names, strict=True), path=str(path), format=form)
         try:
             _, made = _post(place, told, token=_token(place), timeout=LOAD_TIMEOUT)
@@ -219,76 +218,6 @@ def _names(table: str) -> tuple[str, str, str]:
         )
     database, schema, name = (part.upper() for part in parts)
     return database, schema, name
-
-
-def _file(data: str | os.PathLike[str]) -> tuple[Path, str]:
-    path = Path(data).expanduser().absolute()
-    plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    form = _FORMATS.get(plain.suffix.lower())
-    if form is None:
-        raise ArgumentError(
-            f"{path.name} is no file that a table can be made of",
-            hint="give a .csv, .parquet or .jsonl file, or a frame",
-        )
-    if not path.is_file():
-        raise ArgumentError(f"there is no file {path}", hint="give the path of a file, or a frame")
-    return path, form
-
-
-def _written(table: str, data: Any, place: Place) -> Path:
-    """A frame as a Parquet file in the stand-in's folder: every type goes in as it is."""
-    import pyarrow
-    from pyarrow import parquet
-
-    arrow = _arrow(table, data)
-    if not arrow.num_columns:
-        raise ArgumentError(f"no table {table} was made: there are no columns", hint="give a frame that has some")
-    seen: dict[str, str] = {}
-    for field in arrow.schema:
-        upper = field.name.upper()
-        if upper in seen:
-            raise ArgumentError(
-                f"no table {table} was made: columns {seen[upper]!r} and {field.name!r} are both {upper} in Snowflake",
-                hint="rename one of them",
-            )
-        seen[upper] = field.name
-        # Parquet has no such type, and would let a number come out.
-        if pyarrow.types.is_duration(field.type) or pyarrow.types.is_interval(field.type):
-            raise ArgumentError(
-                f"no table {table} was made: column {field.name!r} is a {field.type}, which Snowflake has no type for",
-                hint="make it a number of seconds",
-            )
-    path = place.folder / f"{secrets.token_hex(8)}.parquet"
-    try:
-        parquet.write_table(arrow, path)
-    except (pyarrow.ArrowException, OSError) as error:
-        path.unlink(missing_ok=True)
-        raise ArgumentError(f"no table {table} was made: {error}", hint="change the column that it names") from error
-    return path
-
-
-def _arrow(table: str, data: Any) -> Any:
-    import pyarrow
-
-    library = type(data).__module__.partition(".")[0]
-    try:
-        if library == "polars" and hasattr(data, "collect"):
-            data = data.collect()
-        if library == "polars" and hasattr(data, "to_arrow") and hasattr(data, "columns"):
-            return data.to_arrow()
-        if library == "pandas" and hasattr(data, "columns"):
-            named = any(name is not None for name in data.index.names)
-            return pyarrow.Table.from_pandas(data.reset_index() if named else data, preserve_index=False)
-        if isinstance(data, pyarrow.RecordBatch):
-            return pyarrow.Table.from_batches([data])
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise ArgumentError(f"no table {table} was made: {error}", hint="give each column one type") from error
-    if isinstance(data, pyarrow.Table):
-        return data
-    raise ArgumentError(
-        f"no table can be made of a {type(data).__name__}",
-        hint="give a DataFrame of pandas or Polars, an Arrow table, or the path of a CSV, Parquet or JSON-lines file",
-    )
 
 
 def _token(place: Place) -> str:
