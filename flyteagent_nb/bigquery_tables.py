@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     import pyarrow
 
-SCHEME = "bq"
-
 _ADDRESS = re.compile(r"bq://(?P<project>.+)[:.](?P<dataset>[^:.]+)\.(?P<table>[^:.]+)")
 
 

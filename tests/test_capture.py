@@ -463,8 +463,6 @@ def test_the_first_and_the_last_lines_are_kept_and_the_rest_is_counted():
     assert lines[:1000] == [str(i) for i in range(1000)]
     assert lines[1000] == "[… 39,000 lines dropped …]"
     assert lines[1001:] == [str(i) for i in range(40_000, 50_000)]
-    assert buffer.dropped == 39_000
-    assert buffer.text() == "".join(f"{line}\n" for line in lines)
 
 
 def test_long_lines_are_bounded_by_their_text():
@@ -472,11 +470,12 @@ def test_long_lines_are_bounded_by_their_text():
     for i in range(2000):
         buffer.write("stdout", f"{i:04}" + "x" * 2000 + "\n")
     lines = buffer.lines()
-    kept = [line for line in lines if not line.startswith("[")]
+    (dropped,) = [line for line in lines if line.startswith("[")]
+    kept = [line for line in lines if line != dropped]
     assert sum(map(len, kept)) <= 1024 * 1024
     assert kept[0].startswith("0000")
     assert kept[-1].startswith("1999")
-    assert buffer.dropped == 2000 - len(kept)
+    assert dropped == f"[… {2000 - len(kept):,} lines dropped …]"
 
 
 @pytest.mark.parametrize("size", [50_000_000, 1000], ids=["at once", "in pieces"])
@@ -515,7 +514,7 @@ def test_a_million_lines_are_quick_and_bounded(capturing):
             print("line", i)  # noqa: T201
         seconds = time.thread_time() - began
     assert store.get("a").lines()[-1] == "line 999999"
-    assert store.get("a").dropped == 989_000
+    assert "[… 989,000 lines dropped …]" in store.get("a").lines()
     assert seconds < 10  # 1.3 on a quiet machine
 
 

@@ -17,12 +17,6 @@ def test_rule12_all_that_propeller_fills() -> None:
         version="v7",
         attempt=2,
         attempts=3,
-        environment={"A": "1"},
-        labels={"team": "x", "domain": "mine"},
-        annotations={"n": "y"},
-        namespace="",
-        service_account="robot",
-        execution_identity="ann",
     )
     task = told.task_execution_id.task_id
     assert (task.resource_type, task.project, task.domain, task.name, task.version) == (
@@ -42,7 +36,6 @@ def test_rule12_all_that_propeller_fills() -> None:
     assert told.task_execution_id.retry_attempt == 1
     assert told.namespace == "p-d"
     assert dict(told.labels) == {
-        "team": "x",
         "project": "p",
         "domain": "d",
         "execution-id": "r1",
@@ -50,13 +43,8 @@ def test_rule12_all_that_propeller_fills() -> None:
         "task-name": "acme-jobs-fit-2",
         "interruptible": "false",
     }
-    assert dict(told.annotations) == {"n": "y"}
-    assert dict(told.environment_variables) == {"A": "1"}
-    assert (told.k8s_service_account, told.identity.k8s_service_account, told.identity.execution_identity) == (
-        "robot",
-        "robot",
-        "ann",
-    )
+    assert not told.annotations and not told.environment_variables
+    assert told.k8s_service_account == told.identity.k8s_service_account == "default"
     assert told.max_attempts == 3
 
 
@@ -70,18 +58,17 @@ def test_rule12_labels_are_valid_in_kubernetes(task_name: str, label: str) -> No
 
 
 def test_rule12_the_first_attempt_is_retry_zero() -> None:
-    told = execution_metadata(run_id="r", task_name="t", project="p", domain="d", version="v", namespace="own")
-    assert (told.task_execution_id.retry_attempt, told.namespace) == (0, "own")
+    told = execution_metadata(run_id="r", task_name="t", project="p", domain="d", version="v")
+    assert told.task_execution_id.retry_attempt == 0
 
 
 def test_rule12_flytekit_reads_it() -> None:
     from flytekit.models.task import TaskExecutionMetadata
 
     told = TaskExecutionMetadata.from_flyte_idl(
-        execution_metadata(run_id="r", task_name="t", project="p", domain="d", version="v", environment={"A": "1"})
+        execution_metadata(run_id="r", task_name="t", project="p", domain="d", version="v")
     )
     assert told.task_execution_id.task_id.name == "t"
-    assert told.environment_variables == {"A": "1"}
     assert told.identity.k8s_service_account == "default"
 
 

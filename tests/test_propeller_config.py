@@ -40,7 +40,6 @@ EXPECTED = PropellerConfig(
     },
     routes={"custom_task": "custom_agent"},
     supported=("sensor", "my_type"),
-    poll_interval=10.0,
 )
 
 

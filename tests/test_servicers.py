@@ -421,7 +421,7 @@ def test_an_agent_s_exception(serve):
             f"  {__file__}:{line + 4} in create",
             "caused by LookupError: table users not found",
         ]
-        output = s.store.get("r-1").text()
+        output = "\n".join(s.store.get("r-1").lines())
         assert "Traceback (most recent call last):" in output
         assert "flyteagent_nb/serving/" not in output.replace("\\", "/")  # it begins with the agent's own code
         assert "in deep" in output
@@ -478,7 +478,7 @@ def test_exceptions_that_cannot_be_read(serve):
         ours, theirs = await s.ours.job("DeleteTask", "scripted"), await s.theirs.job("DeleteTask", "scripted")
         assert ours.code is INTERNAL
         assert ours.details.splitlines()[0] == "Unreadable: <its message cannot be read: KeyError>"
-        assert "Unreadable" in s.store.get("r-1").text()
+        assert "Unreadable" in "\n".join(s.store.get("r-1").lines())
         assert "its message" not in theirs.details
 
     serve(test, Raising())
@@ -635,7 +635,7 @@ def test_an_agent_that_answers_a_cancel_with_an_error_disturbs_nobody(serve, cap
         assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
         agent = s.catalog.current("do").agent
         await agent.until(lambda: agent.cancelled)
-        assert "cleaning up failed" in s.store.get("r-1").text()
+        assert "cleaning up failed" in "\n".join(s.store.get("r-1").lines())
 
     serve(test, Stubborn())
     assert not caplog.records

@@ -160,7 +160,7 @@ def _holds_plain_values(annotation: Any) -> bool:
     return False
 
 
-def check(values: Iterable[str], fields: Mapping[str, Member], owner: str, *, hint: str = "") -> None:
+def check(values: Iterable[str], fields: Mapping[str, Member], owner: str) -> None:
     """Tell a key that nobody knows.
 
     Raises:
@@ -170,9 +170,7 @@ def check(values: Iterable[str], fields: Mapping[str, Member], owner: str, *, hi
         if key not in fields:
             near = closest(key.partition(".")[0], fields)
             told = f"did you mean {near}?" if near else f"its fields are: {', '.join(fields) or 'none'}"
-            raise ArgumentError(
-                f"{owner} has no field '{key}'", suggestion=near, hint="; ".join(part for part in (told, hint) if part)
-            )
+            raise ArgumentError(f"{owner} has no field '{key}'", suggestion=near, hint=told)
 
 
 def complete(values: Mapping[str, Any], fields: Mapping[str, Member], owner: str) -> None:

@@ -98,9 +98,9 @@ def _mismatched(line: str, begin: int, end: int) -> ArgumentError:
     )
 
 
-def excerpt(text: str, width: int = 40) -> str:
+def excerpt(text: str) -> str:
     """The beginning of a text, for an error's message."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def unquoted(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flyteidl.admin.agent_pb2 import TaskExecutionMetadata
 from flyteidl.core.identifier_pb2 import (
@@ -16,8 +16,11 @@ from flyteidl.core.identifier_pb2 import (
 )
 from flyteidl.core.security_pb2 import Identity
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+NODE = "n0"
+"""The node of the workflow that a run stands for."""
+
+SERVICE_ACCOUNT = "default"
+"""Kubernetes's, where nobody names another."""
 
 _NOT_IN_LABELS = re.compile(r"[^-a-z0-9]+")
 
@@ -31,18 +34,11 @@ def execution_metadata(
     version: str,
     attempt: int = 1,
     attempts: int = 1,
-    environment: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None,
-    annotations: Mapping[str, str] | None = None,
-    namespace: str = "",
-    service_account: str = "default",
-    node_id: str = "n0",
-    execution_identity: str = "",
 ) -> TaskExecutionMetadata:
     """What an agent is told of the run (rule 12).
 
-    ``retry_attempt`` counts from 0. Propeller's own labels win over ``labels``. Ours: ``max_attempts``, which
-    propeller leaves at 0.
+    ``retry_attempt`` counts from 0. Ours: ``max_attempts``, which propeller leaves at 0; and there are no annotations and
+    environment variables, which an execution would bring, nor labels beside propeller's own.
 
     Args:
         run_id: the run, in the place of the workflow execution's name.
@@ -52,38 +48,28 @@ def execution_metadata(
         version: of the task.
         attempt: which attempt this is, from 1.
         attempts: how many there may be.
-        environment: the execution's environment variables.
-        labels: the execution's own.
-        annotations: the execution's.
-        namespace: empty is Flyte's default, ``project-domain``.
-        service_account: Kubernetes's.
-        node_id: the node of the workflow.
-        execution_identity: who runs it.
     """
     return TaskExecutionMetadata(
         task_execution_id=TaskExecutionIdentifier(
             task_id=Identifier(resource_type=TASK, project=project, domain=domain, name=task_name, version=version),
             node_execution_id=NodeExecutionIdentifier(
-                node_id=node_id,
+                node_id=NODE,
                 execution_id=WorkflowExecutionIdentifier(project=project, domain=domain, name=run_id),
             ),
             retry_attempt=attempt - 1,
         ),
-        namespace=namespace or f"{project}-{domain}",
+        namespace=f"{project}-{domain}",
         labels={
-            **(labels or {}),
             "project": project,
             "domain": domain,
             "execution-id": run_id,
-            "node-id": _label(node_id),
+            "node-id": NODE,
             "task-name": _label(task_name),
             "interruptible": "false",
         },
-        annotations=annotations or {},
-        k8s_service_account=service_account,
-        environment_variables=environment or {},
+        k8s_service_account=SERVICE_ACCOUNT,
         max_attempts=attempts,
-        identity=Identity(k8s_service_account=service_account, execution_identity=execution_identity),
+        identity=Identity(k8s_service_account=SERVICE_ACCOUNT),
     )
 
 

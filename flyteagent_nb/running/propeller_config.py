@@ -69,7 +69,6 @@ class PropellerConfig:
         services: the named ones.
         routes: the name of the service by task type.
         supported: the task types that fill gaps.
-        poll_interval: seconds between two listings, or None.
         unknown: keys that are not known here, as ``line 7: agents.a.tls``.
     """
 
@@ -78,7 +77,6 @@ class PropellerConfig:
     services: Mapping[str, ServiceSettings] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
     supported: tuple[str, ...] = ()
-    poll_interval: float | None = None
     unknown: tuple[str, ...] = ()
 
 
@@ -216,8 +214,7 @@ class _Reader:
                 self._text(each, "supportedTaskTypes") for each in self._list(values["supportedTaskTypes"])
             )
         unknown = tuple(f"line {line}: {what}" for line, what in sorted(self._unknown))
-        poll = self._duration(values["pollInterval"], "pollInterval") if "pollInterval" in values else None
-        return PropellerConfig(section, default, services, routes, supported, poll, unknown)
+        return PropellerConfig(section, default, services, routes, supported, unknown)
 
     def _service(self, node: yaml.Node, path: str) -> ServiceSettings:
         values = self._mapping(node, path, _SERVICE_KEYS)

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from flyteagent_nb.serving.catalog import Catalog
     from flyteagent_nb.serving.invocation import OnBlocking
 
-SERVICE = "kernel"
-"""The name of this process's own agent service."""
-
 STOP_GRACE = 0.5
 """Seconds that calls in flight have when a server stops."""
 
@@ -154,7 +151,9 @@ class AgentHost:
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         credentials = None
         if certificate or key:
-            chain, secret_key = await asyncio.to_thread(read_pair, certificate, key, service=SERVICE, address=target)
+            chain, secret_key = await asyncio.to_thread(
+                read_pair, certificate, key, service=wire.KERNEL_SERVICE, address=target
+            )
             credentials = grpc.ssl_server_credentials(((secret_key, chain),))
         async with self._starting:
             await _check_free(host, port, target)
@@ -321,6 +320,6 @@ async def _check_free(host: str, port: int, target: str) -> None:
 def _refused(target: str, error: Exception) -> ServiceError:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         hint = "take another port, or 0 for a free one"
-        return AddressInUseError(f"{target} is taken", service=SERVICE, address=target, hint=hint)
+        return AddressInUseError(f"{target} is taken", service=wire.KERNEL_SERVICE, address=target, hint=hint)
     reason = getattr(error, "strerror", None) or error
-    return ServiceError(f"cannot listen on {target}: {reason}", service=SERVICE, address=target)
+    return ServiceError(f"cannot listen on {target}: {reason}", service=wire.KERNEL_SERVICE, address=target)

@@ -47,9 +47,9 @@ def needs_of(entry: AgentEntry, given: Container[str] = ()) -> tuple[Need, ...]:
     return tuple(sorted(needs, key=lambda n: (n.met, not n.required, order.index(n.kind), n.name)))
 
 
-def needs_of_source(source: str, given: Container[str] = ()) -> tuple[Need, ...]:
+def needs_of_source(source: str) -> tuple[Need, ...]:
     """The same, read off the text of a module that is not imported here."""
-    found = {(need.kind, need.name): need for need in NeedReader("__main__", "", given).read(ast.parse(source))}
+    found = {(need.kind, need.name): need for need in NeedReader("__main__", "", ()).read(ast.parse(source))}
     return tuple(sorted(found.values(), key=lambda need: (need.kind, need.name)))
 
 

@@ -94,17 +94,6 @@ class OutputBuffer:
             self._fold()
             return self._since(max(n, 0)), self._count
 
-    def text(self) -> str:
-        """:meth:`lines` as one text."""
-        return "".join(f"{line}\n" for line in self.lines())
-
-    @property
-    def dropped(self) -> int:
-        """How many lines were dropped between the first and the last that are kept."""
-        with self._lock:
-            self._fold()
-            return self._count - len(self._head) - len(self._tail)
-
     @property
     def size(self) -> int:
         """Characters that are kept, about."""

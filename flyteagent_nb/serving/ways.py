@@ -37,16 +37,16 @@ class Way:
         return f"{words} with {self.setting}" if self.setting else words
 
 
-def one_of(ways: Sequence[Way], *, required: bool = True) -> Need:
+def one_of(ways: Sequence[Way]) -> Need:
     """The ways as one need, which is met where one of them is."""
     name = OR.join(map(str, ways))
     met = next((way for way in ways if way.met), None)
     if met is not None:
-        return Need("one of", name, True, required, f"there is {met}")
+        return Need("one of", name, True, True, f"there is {met}")
     lacking = [need for need in ways[0].needs if not need.met]
     mend = "; ".join(need.mend for need in lacking if need.mend)
     secrets = tuple(need.name for way in ways for need in way.needs if need.kind == "secret" and not need.met)
-    return Need("one of", name, False, required, "none of them is there", mend, secrets)
+    return Need("one of", name, False, True, "none of them is there", mend, secrets)
 
 
 # --- of released plug-ins, where a setting chooses the way: the source alone does not tell that they belong together ---

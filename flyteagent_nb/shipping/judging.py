@@ -301,15 +301,14 @@ def concurrent(replies: Sequence[Reply[bytes]], *, always_same: bool = False) ->
     return found._replace(told=f"{len(replies)} at once, each with a job of its own; {found.told}")
 
 
-def blocking(held: Sequence[tuple[str, float]], *, seen: bool = True) -> Finding:
+def blocking(held: Sequence[tuple[str, float]]) -> Finding:
     """Whether a coroutine of the agent held the loop.
 
     Args:
         held: (method, seconds) of each that did.
-        seen: whether anybody looked.
     """
     if not held:
-        return Finding("ok" if seen else "skip", "loop", "never held for long" if seen else "not looked at")
+        return Finding("ok", "loop", "never held for long")
     method, seconds = max(held, key=lambda each: each[1])
     return Finding(
         "bad" if seconds >= 1 else "warn", "loop",

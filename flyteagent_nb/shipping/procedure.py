@@ -162,17 +162,15 @@ class Procedure:
                 self._open.add(reply.value)
         return reply
 
-    async def _follow(
-        self, driver: JobDriver, meta: bytes, job: int = 1
-    ) -> tuple[list[Reply[Resource]], Resource | None]:
-        """Get after get until the end; the replies, and the last that told something."""
+    async def _follow(self, driver: JobDriver, meta: bytes) -> tuple[list[Reply[Resource]], Resource | None]:
+        """Get after get of the first job until its end; the replies, and the last that told something."""
         began, replies, failed = time.monotonic(), [], 0
         last: Resource | None = None
         delay = 0.0
         while True:
             await asyncio.sleep(delay)
             delay = min(1.0, delay * 1.6 + 0.02)
-            reply = await driver.get(meta, job)
+            reply = await driver.get(meta)
             replies.append(reply)
             if reply.value is not None:
                 last, failed = reply.value, 0
