@@ -146,7 +146,7 @@ def hint_of_type(task_type: str) -> str:
     """How a task type comes to be served: a command or an import; empty where no connector of it is known."""
     if task_type in WITH_FLYTEKIT:
         return f"import {WITH_FLYTEKIT[task_type]} registers its agent"
-    if task_type in WITH_US and is_installed(WITH_US[task_type]):
+    if task_type in WITH_US and version_of(WITH_US[task_type]):
         return (
             "its agent comes along with flyteagent_nb: where it was removed, %reload_ext flyteagent_nb brings it back"
         )
@@ -168,10 +168,10 @@ def hint_of_type(task_type: str) -> str:
         if plugin is None:
             return ""
         meant = closest(task_type, plugin.task_types) or plugin.task_types[0]
-        if is_installed(plugin.distribution):
+        if version_of(plugin.distribution):
             return f"did you mean {meant}?"
         return f"did you mean {meant}? {install_command(plugin)} brings its agent; restart the kernel afterwards"
-    if is_installed(plugin.distribution):
+    if version_of(plugin.distribution):
         return (
             f"{plugin.distribution} is installed, but has not registered its agent: %agent doctor {task_type} tells why"
         )
@@ -203,7 +203,7 @@ def mending_command(package: str, reason: str) -> str:
         command = install_command(plugin)
         return command.replace("pip install", "pip install --upgrade")
     distribution = package.partition(" ")[0]
-    return f"pip install --upgrade {distribution}" if is_installed(distribution) else ""
+    return f"pip install --upgrade {distribution}" if version_of(distribution) else ""
 
 
 def package_command(module: str, plugin: Plugin | None = None) -> str:
@@ -214,10 +214,9 @@ def package_command(module: str, plugin: Plugin | None = None) -> str:
     return f"pip install 'flyteagent_nb[{extra}]'" if extra else f"pip install {distribution.replace('_', '-')}"
 
 
-def is_installed(distribution: str) -> bool:
-    """Whether a distribution is installed."""
+def version_of(distribution: str) -> str:
+    """The version of a distribution that is installed, or an empty string."""
     try:
-        metadata.version(distribution)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return ""

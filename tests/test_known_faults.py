@@ -18,9 +18,11 @@ from flytekit.models.literals import LiteralMap
 from launch.environments import ROOT, run
 from python_path import TESTS
 
+from flyteagent_nb.plugins import version_of
 from flyteagent_nb.sandbox.environments import find_uv
+from flyteagent_nb.serving import known_faults
 from flyteagent_nb.serving.job_faults import JOB_FAULTS
-from flyteagent_nb.serving.known_faults import FAULTS, KnownFault, explanation, faults_of, installed
+from flyteagent_nb.serving.known_faults import FAULTS, KnownFault, explanation, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -271,7 +273,7 @@ CHECKS: dict[str, Callable[[Probe], bool]] = {
 @pytest.mark.parametrize("fault", HERE, ids=lambda fault: fault.name)
 def test_the_fault_is_still_there(fault: KnownFault, probe: Probe) -> None:
     needs_connector = not fault.name.endswith("-states") or fault.name == "openai-batch-states"
-    if needs_connector and not installed(fault.distribution):
+    if needs_connector and not version_of(fault.distribution):
         pytest.skip(f"{fault.distribution} is not installed")
     assert CHECKS[fault.name](probe), f"mended: remove the entry {fault.name} of serving/known_faults.py"
 
@@ -335,15 +337,16 @@ def test_every_fault_has_a_check_and_all_its_words() -> None:
         re.compile(fault.sign)
 
 
-def test_faults_are_found_by_task_type_where_the_connector_is_installed() -> None:
-    versions = {"flytekitplugins-snowflake": "1.16.31"}
-    assert {fault.task_type for fault in faults_of("snowflake", versions)} == {"snowflake"}
-    assert faults_of("snowflake", {}) == () and faults_of("none", versions) == ()
+def test_faults_are_found_by_task_type_where_the_connector_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"flytekitplugins-snowflake": "1.16.31", "flytekit": "1"}
+    monkeypatch.setattr(known_faults, "version_of", lambda name: versions.get(name, ""))
+    assert {fault.task_type for fault in faults_of("snowflake")} == {"snowflake"}
+    assert faults_of("chatgpt") == () and faults_of("none") == ()
     assert [fault.name for fault in faults_of("webhook")] == ["webhook-only-200"]
 
 
 def test_another_version_than_those_seen_may_be_mended() -> None:
-    (fault,) = faults_of("webhook", {"flytekit": "1"})
+    (fault,) = faults_of("webhook")
     assert "may be mended" in fault.told("1.99.0") and "may be mended" not in fault.told(fault.versions[0])
 
 

@@ -12,10 +12,10 @@ from flyteagent_nb.serving.catalog import Catalog
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "is_installed", lambda distribution: False)
+    monkeypatch.setattr(plugins, "version_of", lambda distribution: "")
 
 
-INSTALLED = [plugin for plugin in PLUGINS if plugins.is_installed(plugin.distribution)]
+INSTALLED = [plugin for plugin in PLUGINS if plugins.version_of(plugin.distribution)]
 
 
 @pytest.mark.parametrize("plugin", INSTALLED, ids=lambda plugin: plugin.distribution)
@@ -69,7 +69,7 @@ def test_a_task_type_tells_how_it_comes_to_be_served(task_type: str, hint: str) 
 
 
 def test_what_is_installed_is_not_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "is_installed", lambda distribution: True)
+    monkeypatch.setattr(plugins, "version_of", lambda distribution: "1.0")
     assert plugins.hint_of_type("snowflake") == (
         "flytekitplugins-snowflake is installed, but has not registered its agent: %agent doctor snowflake tells why"
     )

@@ -16,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from flyteagent_nb.findings import Finding, Sign
 from flyteagent_nb.loop import prepare_fork
 from flyteagent_nb.notebook.render import GREEN, GREY, ORANGE, RED
-from flyteagent_nb.plugins import PLUGINS, is_installed, normal
+from flyteagent_nb.plugins import PLUGINS, normal, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,14 +68,6 @@ def flyte_2() -> list[Finding]:
     return [Finding("warn", "Flyte 2", told, "write the class with flytekit: flytekit.extend.backend.base_agent")]
 
 
-def version_of(distribution: str) -> str:
-    """The installed version, or an empty string."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def conflicts(roots: Sequence[str] = ROOTS) -> list[Finding]:
     """What our distributions, the plug-ins and all that they need declare and is not so; one ``ok`` where all is kept."""
     names = [*roots, *sorted(_plugins())]
@@ -115,7 +107,7 @@ def _requirements(distribution: metadata.Distribution) -> Iterator[Requirement]:
     """What a distribution requires here: also of those extras of ours whose plug-in is installed."""
     extras = [""]
     if normal(distribution.name) == normal("flyteagent_nb"):
-        extras += [plugin.extra for plugin in PLUGINS if plugin.extra and is_installed(plugin.distribution)]
+        extras += [plugin.extra for plugin in PLUGINS if plugin.extra and version_of(plugin.distribution)]
     for text in distribution.requires or ():
         try:
             requirement = Requirement(text)

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from flyteagent_nb import tables
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,8 +69,6 @@ _ELEMENTS: dict[Any, str] = {
     datetime.date: '"2024-01-31"',
     datetime.timedelta: '"1h30m"',
 }
-
-_FRAMES = frozenset({"pandas.DataFrame", "pyarrow.Table", "polars.DataFrame", "polars.LazyFrame"})
 
 
 class Choice(NamedTuple):
@@ -199,10 +199,7 @@ def is_frame(inner: Any) -> bool:
     """Whether it is a class of tables, which flytekit takes for one another."""
     from flytekit.types.structured import StructuredDataset
 
-    if not is_class(inner):
-        return False
-    name = f"{inner.__module__.partition('.')[0]}.{inner.__name__}"
-    return name in _FRAMES or issubclass(inner, StructuredDataset)
+    return is_class(inner) and (tables.is_frame(inner) or issubclass(inner, StructuredDataset))
 
 
 def is_data(inner: Any) -> bool:

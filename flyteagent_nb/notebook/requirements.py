@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.findings import Finding, Sign
-from flyteagent_nb.notebook.environment import SIGNS, version_of
+from flyteagent_nb.notebook.environment import SIGNS
 from flyteagent_nb.notebook.grammar import SANDBOXES
 from flyteagent_nb.plugins import (
     PLUGINS,
     WITH_US,
     hint_of_type,
-    is_installed,
     mending_command,
     normal,
     plugin_of_type,
+    version_of,
 )
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def plugin_findings(workspace: Workspace) -> list[Finding]:
     told = {normal(broken.package.partition(" ")[0]) for broken in workspace.catalog.broken}
     served = {entry.task_type for entry in workspace.catalog.entries()}
     for plugin in PLUGINS:
-        if is_installed(plugin.distribution) and normal(plugin.distribution) not in told:
+        if (version := version_of(plugin.distribution)) and normal(plugin.distribution) not in told:
             if not served.intersection(plugin.task_types):
-                name = f"{plugin.distribution} {version_of(plugin.distribution)}"
+                name = f"{plugin.distribution} {version}"
                 told_ = f"{name} is installed and serves nothing: it was installed after the kernel's start, or its agents were removed"
                 found.append(Finding("warn", "plug-in", told_, "restart the kernel"))
     found = found or [Finding("ok", "plug-ins", "none is broken")]
@@ -116,7 +116,7 @@ def _sign(lacking: Sequence[Need]) -> Sign:
 
 def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
     """All that is known of one task type: who serves it, what it wants, its known faults."""
-    from flyteagent_nb.serving.known_faults import faults_of, installed
+    from flyteagent_nb.serving.known_faults import faults_of
 
     found: list[Finding] = []
     for entry in workspace.catalog.entries():
@@ -127,7 +127,7 @@ def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
     if not found:
         found = _unserved(workspace, task_type)
     for fault in faults_of(task_type):
-        told = f"{fault.distribution} {installed(fault.distribution)}: {fault.what}"
+        told = f"{fault.distribution} {version_of(fault.distribution)}: {fault.what}"
         told += f" You see here: {fault.here} In production: {fault.production}"
         found.append(Finding("warn", "known fault", told, fault.remedy))
     return found

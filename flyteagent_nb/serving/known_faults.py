@@ -5,15 +5,10 @@ An entry goes when its fault is mended: a test for each drives the installed con
 
 from __future__ import annotations
 
-from importlib import metadata
-from typing import TYPE_CHECKING
-
+from flyteagent_nb.plugins import version_of
 from flyteagent_nb.serving.airflow_faults import AIRFLOW_FAULTS
 from flyteagent_nb.serving.job_faults import JOB_FAULTS
 from flyteagent_nb.serving.known_fault import KnownFault
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 UNKNOWN_STATE = "is a state that has no phase of Flyte"
 """Our words for a state that an agent does not know; the sign of the faults that are about it."""
@@ -167,29 +162,14 @@ FAULTS = (
 """The faults that are known."""
 
 
-def faults_of(task_type: str, versions: Mapping[str, str] | None = None) -> tuple[KnownFault, ...]:
-    """The known faults of a task type's connector, where it is installed.
-
-    Args:
-        task_type: the task type.
-        versions: version by distribution; those that are installed where nothing is given.
-    """
-    if versions is None:
-        return tuple(fault for fault in FAULTS if fault.task_type == task_type and installed(fault.distribution))
-    return tuple(fault for fault in FAULTS if fault.task_type == task_type and fault.distribution in versions)
-
-
-def installed(distribution: str) -> str:
-    """The version of a distribution, or an empty string where it is not installed."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+def faults_of(task_type: str) -> tuple[KnownFault, ...]:
+    """The known faults of a task type's connector, where it is installed."""
+    return tuple(fault for fault in FAULTS if fault.task_type == task_type and version_of(fault.distribution))
 
 
 def explanation(task_type: str, words: str) -> str:
     """The known fault that a failure of ``words`` comes of, in one line; empty where none is known."""
     for fault in faults_of(task_type):
         if fault.explains(words):
-            return fault.told(installed(fault.distribution))
+            return fault.told(version_of(fault.distribution))
     return ""

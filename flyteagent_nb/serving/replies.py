@@ -18,6 +18,7 @@ from flytekit.models.literals import Literal, LiteralMap
 from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb import wire
+from flyteagent_nb.plugins import version_of
 from flyteagent_nb.serving import known_faults
 from flyteagent_nb.serving.failures import CallError, one_line
 
@@ -112,7 +113,7 @@ def _pickled(entry: AgentEntry, method: str, names: Iterable[str]) -> str:
     )
     for fault in known_faults.faults_of(entry.task_type):
         if fault.explains(words):
-            words += f" ({wire.KNOWN_FAULT}{fault.distribution} {known_faults.installed(fault.distribution)}). {fault.remedy}"
+            words += f" ({wire.KNOWN_FAULT}{fault.distribution} {version_of(fault.distribution)}). {fault.remedy}"
     return wire.IN_PRODUCTION + words
 
 

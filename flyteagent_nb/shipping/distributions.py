@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from flyteagent_nb.plugins import normal
+from flyteagent_nb.plugins import normal, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,7 +56,7 @@ def pins_of(modules: Iterable[str]) -> Pins:
         else:
             unknown.add(top)
     beneath = _beneath(direct) - direct
-    named = {name: f"{name}{_extra(name)}=={version}" for name in direct | beneath if (version := version_of(name))}
+    named = {name: f"{name}{_extra(name)}=={version}" for name in direct | beneath if (version := release_of(name))}
     return Pins(
         tuple(sorted(named[name] for name in direct if name in named)),
         tuple(sorted(named[name] for name in beneath if name in named)),
@@ -79,12 +79,9 @@ def owner_of(module: str, owners: Mapping[str, list[str]] | None = None) -> str:
     return normal(found[0]) if found else ""
 
 
-def version_of(name: str) -> str:
+def release_of(name: str) -> str:
     """The version that is installed, without a local part; empty where there is none."""
-    try:
-        return metadata.version(name).partition("+")[0]
-    except metadata.PackageNotFoundError:
-        return ""
+    return version_of(name).partition("+")[0]
 
 
 def _beneath(names: Iterable[str]) -> set[str]:

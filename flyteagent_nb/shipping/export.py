@@ -22,7 +22,7 @@ from flyteagent_nb.serving.catalog import NOTEBOOK
 from flyteagent_nb.serving.needs import needs_of, needs_of_source
 from flyteagent_nb.serving.secret_store import name_of
 from flyteagent_nb.shipping.cells import Cells
-from flyteagent_nb.shipping.distributions import pins_of, version_of
+from flyteagent_nb.shipping.distributions import pins_of, release_of
 from flyteagent_nb.shipping.module import ELSEWHERE, make_module
 from flyteagent_nb.shipping.templates import render
 
@@ -138,7 +138,7 @@ def export(
         "name": name, "module": module_name, "namespace": namespace, "image": image,
         "repository": image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image,
         "tag": image.rpartition(":")[2] if ":" in image.rpartition("/")[2] else "latest",
-        "python": ".".join(map(str, sys.version_info[:2])), "pins": pins, "flytekit": version_of("flytekit"),
+        "python": ".".join(map(str, sys.version_info[:2])), "pins": pins, "flytekit": release_of("flytekit"),
         "types": [(e.task_type, e.version, e.is_sync) for e in entries],
         "routes": [e.task_type for e in entries if not e.is_sync and not e.version],
         "secrets": _secrets(needs), "variables": _variables(needs), "port": 8000,
