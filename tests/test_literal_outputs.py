@@ -114,20 +114,30 @@ def test_a_value_that_does_not_convert_is_named_beside_a_literal(workspace: Work
 @pytest.mark.parametrize(
     ("value", "plain", "how"),
     [
-        (np.float64(1.5), 1.5, "numpy.float64, as float: let Literals.do return its item()"),
-        (np.float32(1.5), 1.5, "numpy.float32, as float: let Literals.do return its item()"),
-        (np.int64(3), 3, "numpy.int64, as int: let Literals.do return its item()"),
-        (np.bool_(True), True, "as bool: let Literals.do return its item()"),
-        (np.str_("a"), "a", "as str: let Literals.do return its item()"),
+        (np.float64(1.5), 1.5, "numpy.float64: let Literals.do return a plain float"),
+        (np.float32(1.5), 1.5, "numpy.float32: let Literals.do return a plain float"),
+        (np.int64(3), 3, "numpy.int64: let Literals.do return a plain int"),
+        (np.bool_(True), True, "let Literals.do return a plain bool"),
+        (np.str_("a"), "a", "let Literals.do return a plain str"),
         (
             pd.Timestamp("2024-01-01", tz="UTC"),
             datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
-            "pandas.Timestamp, as datetime: let Literals.do return its to_pydatetime()",
+            "pandas.Timestamp: let Literals.do return a plain datetime",
+        ),
+        (
+            pd.Series(pd.to_datetime(["2024-01-01"])).to_numpy(dtype="datetime64[ns]").max(),
+            datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+            "numpy.datetime64: let Literals.do return a plain datetime",
+        ),
+        (
+            pd.Timestamp("2024-01-01T00:00:00.000001002", tz="UTC"),
+            datetime.datetime(2024, 1, 1, microsecond=1, tzinfo=datetime.timezone.utc),
+            "pandas.Timestamp: let Literals.do return a plain datetime",
         ),
         (
             pd.Timedelta("3s"),
             datetime.timedelta(seconds=3),
-            "pandas.Timedelta, as timedelta: let Literals.do return its to_pytimedelta()",
+            "pandas.Timedelta: let Literals.do return a plain timedelta",
         ),
     ],
 )
@@ -147,10 +157,11 @@ def test_a_scalar_of_numpy_or_pandas_is_the_plain_value_and_the_run_says_what_pr
     assert literals is None or literals["n"].scalar.blob.metadata.type.format == "PythonPickle"
 
 
-def test_a_time_in_nanoseconds_is_no_number(workspace: Workspace, agent: Literals) -> None:
-    agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": np.datetime64("2024-01-01", "ns")})
-    error = workspace.submit(task(n=int), {}).exception(PATIENCE)
-    assert isinstance(error, OutputError) and "is declared as integer and came as blob" in error.message
+def test_what_numpy_and_pandas_call_missing_is_none(workspace: Workspace, agent: Literals) -> None:
+    for missing in (pd.NaT, pd.NA, np.datetime64("NaT")):
+        agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": missing})
+        run = workspace.submit(task(n=datetime.datetime | None), {})
+        assert run.result(PATIENCE) is None and run.snapshot.notes[0].endswith("let Literals.do return None")
 
 
 class Text(str):

@@ -17,7 +17,7 @@ from flytekit.extend.backend.base_connector import Resource
 from flytekit.models.literals import Literal, LiteralMap
 from flytekit.utils.asyn import loop_manager
 
-from flyteagent_nb import wire
+from flyteagent_nb import scalars, wire
 from flyteagent_nb.plugins import version_of
 from flyteagent_nb.serving import known_faults
 from flyteagent_nb.serving.failures import CallError, one_line
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("flyteagent_nb")
 _SCALARS = frozenset({bool, int, float, str, type(None), date, datetime, timedelta})
-_TIMES = ("datetime64", "timedelta64")
 
 
 def meta_bytes(entry: AgentEntry, returned: Any) -> bytes:
@@ -65,15 +64,13 @@ async def resource_message(invoker: AgentInvoker, entry: AgentEntry, method: str
     notes: list[str] = []
     if isinstance(returned.outputs, dict):
         literals = {name: value for name, value in returned.outputs.items() if isinstance(value, Literal)}
-        plain = {name: how for name, value in returned.outputs.items() if (how := _to_plain(value))}
+        plain = {name: made for name, value in returned.outputs.items() if (made := _plain(value)) is not value}
         if literals:
             notes.append(_pickled(entry, method, literals))
         if literals or plain:
             values = {name: value for name, value in returned.outputs.items() if name not in literals}
-            for name, how in plain.items():
-                value = getattr(values[name], how)()
-                notes.append(_not_plain(entry, method, name, values[name], value, how))
-                values[name] = value
+            notes += [_not_plain(entry, method, name, values[name], made) for name, made in plain.items()]
+            values.update(plain)
             returned = copy.copy(returned)
             returned.outputs = values
     try:
@@ -117,26 +114,24 @@ def _pickled(entry: AgentEntry, method: str, names: Iterable[str]) -> str:
     return wire.IN_PRODUCTION + words
 
 
-def _not_plain(entry: AgentEntry, method: str, name: str, value: Any, plain: Any, how: str) -> str:
+def _not_plain(entry: AgentEntry, method: str, name: str, value: Any, plain: Any) -> str:
     """What becomes in production of an output that is a scalar of numpy's or pandas'."""
     kind = type(value)
     written = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
     return (
-        f"{wire.IN_PRODUCTION}flytekit {flytekit.__version__}'s own service does not take output '{name}', a {written}, "
-        f"as {type(plain).__name__}: let {type(entry.agent).__name__}.{method} return its {how}()"
+        f"{wire.IN_PRODUCTION}flytekit {flytekit.__version__}'s own service does not take output '{name}', a {written}: "
+        f"let {type(entry.agent).__name__}.{method} return {'None' if plain is None else f'a plain {type(plain).__name__}'}"
     )
 
 
-def _to_plain(value: Any) -> str:
-    """The method that makes a plain value of a scalar of numpy's or pandas', neither of which is imported for it; else an empty string."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return ""
-    if any((cls.__module__, cls.__name__) == ("numpy", "generic") for cls in kind.__mro__):
-        plain = type(value.item())  # nanoseconds since the epoch are no number that anybody means
-        return "item" if plain in _SCALARS and (plain is not int or kind.__name__ not in _TIMES) else ""
-    how = {"Timestamp": "to_pydatetime", "Timedelta": "to_pytimedelta"}.get(kind.__name__, "")
-    return how if kind.__module__.partition(".")[0] == "pandas" else ""
+def _plain(value: Any) -> Any:
+    """A scalar of numpy's or pandas' as Python's own, a time of pandas to the microsecond; any other value as it is."""
+    if not scalars.of_library(value):
+        return value
+    if scalars.is_missing(value):
+        return None
+    made = scalars.plain(value.floor("us") if scalars.is_finer(value) and hasattr(value, "floor") else value)
+    return made if type(made) in _SCALARS else value
 
 
 async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) -> str:
