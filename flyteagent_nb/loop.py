@@ -130,12 +130,18 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def _serve(self) -> None:
         _here.pool = self
-        while (work := self._work.get()) is not None:
+        while (work := self._next()) is not None:
             work[1]()
             del work  # what it holds must not wait for the next one
             if len(self._servants) > self._most and self._leaves():
                 return
-            self._idle.release()
+
+    def _next(self) -> tuple[concurrent.futures.Future[Any], Callable[[], None]] | None:
+        """The next work; a thread counts as idle only while there is none, or whoever submits some would take a busy one for it."""
+        with contextlib.suppress(queue.Empty):
+            return self._work.get_nowait()
+        self._idle.release()
+        return self._work.get()
 
     def _leaves(self) -> bool:
         """Whether this thread goes: one was lent for a wait that is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import queue
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from flyteagent_nb.errors import WrongThreadError
 from flyteagent_nb.loop import ContextExecutor, ForkGate, LoopThread, get_loop_thread
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from pathlib import Path
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
@@ -149,6 +151,26 @@ def test_a_pool_lends_a_thread_for_a_wait_and_takes_it_back() -> None:
             assert pool.submit(outer, 5).result(PATIENCE) == 5
             pool.submit(int).result(PATIENCE)
         until(lambda: [pool.submit(int).result(PATIENCE), threads()] == [0, 1])
+
+
+def test_a_busy_thread_is_not_taken_for_an_idle_one_after_a_burst() -> None:
+    with ContextExecutor(1, "test") as pool:
+        burst = threading.Event()
+        for future in [pool.submit(burst.wait, PATIENCE) for _ in range(3)]:
+            burst.set()
+            future.result(PATIENCE)
+        inner: queue.SimpleQueue[concurrent.futures.Future[int]] = queue.SimpleQueue()
+        waiting = threading.Event()
+
+        def outer() -> int:
+            with ContextExecutor.lending():
+                waiting.set()
+                return inner.get(timeout=PATIENCE).result(PATIENCE)
+
+        future = pool.submit(outer)
+        assert waiting.wait(PATIENCE)
+        inner.put(pool.submit(int, "5"))  # while the one thread waits for what it comes to
+        assert future.result(PATIENCE) == 5
 
 
 @pytest.mark.parametrize(
