@@ -235,9 +235,10 @@ class Workspace:
         from flyteagent_nb.running.routing import Router
         from flyteagent_nb.running.runner import Runner
         from flyteagent_nb.running.services import AgentService
-        from flyteagent_nb.serving.capture import Capture, OutputStore
+        from flyteagent_nb.serving.capture import Capture
         from flyteagent_nb.serving.host import AgentHost
         from flyteagent_nb.serving.keeping import OutputKeeper
+        from flyteagent_nb.serving.output import OutputStore
 
         thread = get_loop_thread()
         settings = self.config.freeze()

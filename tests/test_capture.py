@@ -12,7 +12,8 @@ import tracemalloc
 import pytest
 
 from flyteagent_nb.loop import ContextExecutor
-from flyteagent_nb.serving.capture import Capture, OutputBuffer, OutputStore
+from flyteagent_nb.serving.capture import Capture
+from flyteagent_nb.serving.output import OutputBuffer, OutputStore
 
 
 @pytest.fixture
@@ -143,7 +144,8 @@ CELLS = [
     """
 import logging, sys, threading
 from flyteagent_nb.loop import ContextExecutor
-from flyteagent_nb.serving.capture import Capture, OutputStore
+from flyteagent_nb.serving.capture import Capture
+from flyteagent_nb.serving.output import OutputStore
 store, next_cell, pool = OutputStore(), threading.Event(), ContextExecutor(1, "test")
 capture = Capture(store.sink)
 capture.install()

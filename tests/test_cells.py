@@ -20,7 +20,8 @@ from scripted_tasks import scripted_task
 from flyteagent_nb.errors import ArgumentError, CellError, InputError
 from flyteagent_nb.notebook import cells
 from flyteagent_nb.notebook.annotations import type_of_value
-from flyteagent_nb.notebook.arguments import input_values, parse_agent_task
+from flyteagent_nb.notebook.arguments import parse_agent_task
+from flyteagent_nb.notebook.values import input_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,9 +26,10 @@ from scripted import DoAgent, EchoAgent, NoopAgent, template
 from flyteagent_nb import wire
 from flyteagent_nb.errors import AddressInUseError, ServiceError, ServiceNotFoundError
 from flyteagent_nb.loop import get_loop_thread
-from flyteagent_nb.serving.capture import Capture, OutputStore
+from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.catalog import Catalog
 from flyteagent_nb.serving.host import STOP_GRACE, Address, AgentHost
+from flyteagent_nb.serving.output import OutputStore
 
 NAMES = {
     "flyteidl.service.AsyncAgentService",

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from flyteagent_nb.serving import records
-from flyteagent_nb.serving.capture import Capture, OutputStore
+from flyteagent_nb.serving.capture import Capture
+from flyteagent_nb.serving.output import OutputStore
 
 
 class Unprintable:

@@ -39,8 +39,9 @@ from scripted import DoAgent, EchoAgent, JobMeta, PlainDoAgent, PlainScriptedAge
 
 from flyteagent_nb import wire
 from flyteagent_nb.loop import ForkGate, get_loop_thread
-from flyteagent_nb.serving.capture import Capture, OutputStore
+from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.catalog import Catalog
+from flyteagent_nb.serving.output import OutputStore
 from flyteagent_nb.serving.servicers import AgentServicers
 
 RUN = ((wire.RUN_ID_KEY, "r-1"),)

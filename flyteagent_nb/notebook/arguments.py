@@ -1,7 +1,7 @@
 """A magic's line -> its arguments, by the table of :mod:`flyteagent_nb.notebook.grammar`.
 
 A line is read without the magic's name. Nothing is looked up here: values stay as written, since they are read in the
-user's namespace (:func:`input_values`, :func:`config_value`, :func:`variable`).
+user's namespace, by :mod:`flyteagent_nb.notebook.values`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import ArgumentError, closest
 from flyteagent_nb.notebook.commands import Argument, Command, Kind
-from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, SANDBOX_ACTIONS, VERB_COMMANDS, VERBS, command_of
-from flyteagent_nb.notebook.manual import help_text
+from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, SANDBOX_ACTIONS, VERB_COMMANDS, command_of
 from flyteagent_nb.notebook.scanning import scan, unquoted
-from flyteagent_nb.notebook.values import config_value, duration, input_value, input_values, read, variable
+from flyteagent_nb.notebook.values import read
 
 if TYPE_CHECKING:
     import datetime
-
-__all__ = [
-    "VERBS",
-    "AgentArguments",
-    "AgentTaskArguments",
-    "SubmitArguments",
-    "config_value",
-    "duration",
-    "help_text",
-    "hides_output",
-    "input_value",
-    "input_values",
-    "parse_agent",
-    "parse_agent_task",
-    "scan",
-    "split_option",
-    "variable",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

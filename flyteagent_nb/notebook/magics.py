@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
 
 from flyteagent_nb.errors import ArgumentError, CellError, TaskTypeNotFoundError
-from flyteagent_nb.notebook import arguments as grammar
+from flyteagent_nb.notebook.arguments import hides_output, parse_agent, parse_agent_task
+from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.record_verbs import RecordVerbs
+from flyteagent_nb.notebook.values import input_values
 from flyteagent_nb.notebook.views import AgentList, DryRun, Lines, Pairs, Served, View, open_words
 from flyteagent_nb.notebook.waiting import stop_guard, stopped_as
 from flyteagent_nb.plugins import hint_of_type
@@ -47,9 +49,9 @@ class AgentMagics(Magics):
     def agent_task(self, line: str, cell: str | None = None) -> Any:
         """Run the cell as a task of a Flyte agent."""
         __tracebackhide__ = _rich_traceback_omit = True  # an error in the user's own Python is not ours to explain
-        arguments = grammar.parse_agent_task(_without_question(line))
+        arguments = parse_agent_task(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
-            return Lines(grammar.help_text("agent_task").splitlines())
+            return Lines(help_text("agent_task").splitlines())
         if cell is None:
             raise CellError(
                 "%%agent_task is a cell magic: the task stands below its line", hint="write two percent signs"
@@ -57,7 +59,7 @@ class AgentMagics(Magics):
         workspace = self._workspace
         workspace.wait()
         self._known_type(arguments)
-        inputs = grammar.input_values(arguments.inputs, arguments.inputs_mapping, self.shell.user_ns)
+        inputs = input_values(arguments.inputs, arguments.inputs_mapping, self.shell.user_ns)
         from flyteagent_nb.notebook.cells import task_of_cell
 
         task, inputs = task_of_cell(
@@ -75,19 +77,19 @@ class AgentMagics(Magics):
         if arguments.form:
             return self._form_of(task, inputs, arguments, code=arguments.code)
         value = self._execute(task, inputs, arguments, code=arguments.code)
-        return None if grammar.hides_output(line) else value
+        return None if hides_output(line) else value
 
     @needs_local_scope
     @no_var_expand
     @line_magic
     def agent(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Show the agents of this notebook and their runs."""
-        arguments = grammar.parse_agent(_without_question(line))
+        arguments = parse_agent(_without_question(line))
         if arguments.help or line.rstrip().endswith("?"):
-            return Lines(grammar.help_text("agent", arguments.verb).splitlines())
+            return Lines(help_text("agent", arguments.verb).splitlines())
         with stopped_as(f"%agent {arguments.verb or ''}".rstrip() + " was stopped by the user"):
             value = self._perform(arguments, ChainMap(dict(local_ns or {}), self.shell.user_ns))
-        return None if grammar.hides_output(line) and _is_statement(self.shell) else value
+        return None if hides_output(line) and _is_statement(self.shell) else value
 
     # --- the verbs ---
 
@@ -148,7 +150,7 @@ class AgentMagics(Magics):
         return run_secret(arguments, self._workspace)
 
     def _run(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
-        inputs = grammar.input_values(arguments.inputs, "", names)
+        inputs = input_values(arguments.inputs, "", names)
         task = named_task(arguments.task, names)
         if not arguments.compare:
             return self._execute(task, inputs, arguments)
@@ -157,7 +159,7 @@ class AgentMagics(Magics):
         return compare(task, inputs, arguments, self._workspace, self._showing)
 
     def _form(self, arguments: AgentArguments, names: Mapping[str, Any]) -> Any:
-        inputs = grammar.input_values(arguments.inputs, "", names)
+        inputs = input_values(arguments.inputs, "", names)
         return self._form_of(named_task(arguments.task, names), inputs, arguments, command=arguments.task)
 
     def _form_of(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, TaskStopped, WaitTimeoutError
-from flyteagent_nb.notebook import arguments as grammar
+from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.views import Lines, Pruned, RunList, View, run_details
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RecordVerbs:
                 "attach takes a run, or --all for every open one", hint="%agent runs --all lists those of other kernels"
             )
         if not arguments.all_runs:
-            task = grammar.variable(arguments.task, self._shell.user_ns) if arguments.task else None
+            task = named_task(arguments.task, self._shell.user_ns) if arguments.task else None
             run = workspace.attach(workspace.kept.find(arguments.run_id).id, task)
             if arguments.run_name:
                 self._shell.user_ns[arguments.run_name] = run

@@ -16,14 +16,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from flyteagent_nb.serving import records
-from flyteagent_nb.serving.output import OutputBuffer, OutputStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Sink = Callable[[str, str, str], None]
-
-__all__ = ["Capture", "OutputBuffer", "OutputStore"]
 
 _MUTED: Final = "\0muted"  # no run has this id: what is written there is dropped
 _TAP: Final = "_flyteagent_nb_tap"

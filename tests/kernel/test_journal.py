@@ -339,8 +339,9 @@ def test_a_task_says_the_types(agents: Story) -> None:
     assert kernel.value(f"run = %agent attach {ids['inner']} --task of_inner\nawait run").endswith(
         "Inner(a=4, b='two')"
     )
-    cell = kernel.fails(f"%agent attach {ids['inner']} --task nothing_of_that_name")
-    assert cell.ename == "ArgumentError"
+    for named in ("nothing_of_that_name", "CellTask"):
+        cell = kernel.fails(f"%agent attach {ids['inner']} --task {named}")
+        assert cell.ename == "ArgumentError"
 
 
 def test_a_run_that_had_ended_gives_its_outputs(agents: Story) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
+import shlex
 from typing import Any
 
 import jinja2
-
-from flyteagent_nb.shipping.quoting import shell_word, yaml_text
 
 
 @functools.cache
@@ -20,7 +20,9 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters.update(yaml=yaml_text, sh=shell_word)
+    # A text as a YAML scalar, which JSON's form is, and as one word of a shell, so that it means itself.
+    environment.filters["yaml"] = lambda text: json.dumps(str(text), ensure_ascii=False)
+    environment.filters["sh"] = lambda text: shlex.quote(str(text))
     return environment
 
 
