@@ -85,18 +85,17 @@ class Ended(Exception):
 class Attempt:
     """One attempt. ``run()`` returns its outputs in a tuple of one, or the failure that a retry may follow."""
 
-    def __init__(
-        self, runner: Runner, driven: Driven, number: int, attempts: int, inputs: LiteralMap, limit: float | None
-    ) -> None:
+    def __init__(self, runner: Runner, driven: Driven, number: int, inputs: LiteralMap) -> None:
+        template = driven.call.template
         self._runner = runner
         self._driven = driven
         self._number = number
-        self._attempts = attempts
+        self._attempts = driven.run.snapshot.attempts
         self._inputs = inputs
-        self._limit = limit
+        self._limit: float | None = template.metadata.timeout.ToNanoseconds() / 1e9 or None  # the task's timeout
         self._began = 0.0
         self._prefix = ""
-        self._category = TaskCategory(name=driven.call.template.type, version=driven.call.template.task_type_version)
+        self._category = TaskCategory(name=template.type, version=template.task_type_version)
         self._resource_meta: bytes | None = None
         self._resolved: Resolved | None = None
 
@@ -288,8 +287,7 @@ class Attempt:
             self._note(SECRET_IN_META)
         await runner.journal.created(driven.run.id, self._resource_meta)
         driven.creating = False
-        result = await self._follow(resolved)
-        return result
+        return await self._follow(resolved)
 
     async def _follow(self, resolved: Resolved) -> tuple[LiteralMap] | Failure:
         """Get after get, until the job is over."""

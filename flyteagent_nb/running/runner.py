@@ -364,16 +364,14 @@ class Runner:
 
     async def _attached(self, driven: Driven, record: RunRecord) -> tuple[dict[str, Any], Any]:
         """The attempt that another kernel began, to its end."""
-        timeout = driven.call.template.metadata.timeout
-        limit = timeout.seconds + timeout.nanos / 1e9 or None
-        last, attempts = record.attempts[-1], driven.run.snapshot.attempts
+        last = record.attempts[-1]
         assert driven.call.inputs is not None and driven.resolved is not None
-        attempt = Attempt(self, driven, last.number, attempts, driven.call.inputs, limit)
+        attempt = Attempt(self, driven, last.number, driven.call.inputs)
         result = await attempt.follow(last, driven.resolved)
         if isinstance(result, tuple):
             return await self._converted(driven, result[0])
         attempt.check_run_limit(result)
-        raise attempt.exhausted(result) if last.number == attempts else attempt.not_again(result)
+        raise attempt.exhausted(result) if last.number == driven.run.snapshot.attempts else attempt.not_again(result)
 
     async def _converted(self, driven: Driven, literals: LiteralMap) -> tuple[dict[str, Any], Any]:
         driven.outputs = literals
@@ -399,16 +397,13 @@ class Runner:
         if inputs is None:
             assert call.prepare is not None
             inputs = await self._on_worker(driven, call.prepare)
-        timeout = call.template.metadata.timeout
-        limit = timeout.seconds + timeout.nanos / 1e9 or None
-        attempts = driven.run.snapshot.attempts
         failure: Failure | None = None
-        for number in range(1, attempts + 1):
+        for number in range(1, driven.run.snapshot.attempts + 1):
             if driven.cancelled:
                 raise Cancelled("")
             if number > 1:
                 self.publish(driven, attempt=number, phase="QUEUED", message=failure.message if failure else "")
-            attempt = Attempt(self, driven, number, attempts, inputs, limit)
+            attempt = Attempt(self, driven, number, inputs)
             result = await attempt.run()
             if isinstance(result, tuple):
                 return await self._converted(driven, result[0])
