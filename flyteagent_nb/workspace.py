@@ -173,7 +173,13 @@ class Workspace:
         try:
             if thread is not None and not thread.forked:  # all of it is the parent's, its files too
                 concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
-                left = thread.run(self._close(), timeout=2 * CLOSE_WAIT)
+                thread.check_may_block()
+                left = self._runner.active if self._runner is not None else 0
+                closing = thread.submit(self._close(self._runner, self._host, self._capture))
+                with contextlib.suppress(
+                    concurrent.futures.TimeoutError
+                ):  # an agent holds the loop: it goes on when that lets go
+                    left = closing.result(2 * CLOSE_WAIT)
         finally:
             if thread is not None and not thread.forked and self._runner is not None:
                 if self._keeper is not None:
@@ -324,15 +330,15 @@ class Workspace:
             )
         return SQLiteJournal(folder, kernel=self.kernel_id, runs_folder=str(storage.root), warn=self.notice), storage
 
-    async def _close(self) -> int:
+    async def _close(self, runner: Runner | None, host: AgentHost | None, capture: Any) -> int:
         left = 0
-        if self._runner is not None:
-            left = await self._runner.close(grace=CLOSE_WAIT / 2, delete=self.config.on_close == "delete")
-            await self._runner.router.close()
-        if self._host is not None:
-            await self._host.stop()
-        if self._capture is not None:
-            self._capture.remove()
+        if runner is not None:
+            left = await runner.close(grace=CLOSE_WAIT / 2, delete=self.config.on_close == "delete")
+            await runner.router.close()
+        if host is not None:
+            await host.stop()
+        if capture is not None:
+            capture.remove()
         return left
 
     def _flytekit_loaded(self) -> None:

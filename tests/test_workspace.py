@@ -17,6 +17,7 @@ from scripted import DoAgent, NoopAgent
 from scripted_tasks import PATIENCE, Agents, scripted_task, until
 
 import flyteagent_nb
+from flyteagent_nb import workspace as workspace_module
 from flyteagent_nb.errors import (
     AddressInUseError,
     ServiceError,
@@ -95,6 +96,25 @@ def test_closing_and_opening_many_times_leaves_nothing(workspace: Workspace) -> 
     assert ConnectorRegistry.register.__module__ == "flytekit.extend.backend.base_connector"
     assert sys.stdout is stdout
     workspace.wait(PATIENCE)
+
+
+def test_closing_goes_on_behind_where_an_agent_holds_the_loop(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace_module, "CLOSE_WAIT", 0.05)
+    host, held, let_go = workspace.host, threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        let_go.wait(PATIENCE)
+
+    get_loop_thread().submit(hold())
+    assert held.wait(PATIENCE)
+    assert workspace.close() == 0 and workspace.state == "closed"
+    let_go.set()
+    until(lambda: host.addresses == ())
+    workspace.wait(PATIENCE)
+    assert run_noop(workspace) is None
 
 
 def test_waiting_on_the_loops_own_thread_before_it_serves(workspace: Workspace) -> None:

@@ -79,10 +79,11 @@ class Extension:
         Returns:
             How many runs were still under way.
         """
-        left = self._workspace.close()
-        while self._put_back:
-            self._put_back.pop()()
-        return left
+        try:
+            return self._workspace.close()
+        finally:
+            while self._put_back:
+                self._put_back.pop()()
 
     def _forget_magics(self, magics: AgentMagics) -> None:
         self._shell.configurables.remove(magics)  # where Magics puts itself
