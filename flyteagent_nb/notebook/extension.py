@@ -22,6 +22,7 @@ from flyteagent_nb.notebook.ran_cells import RanCells
 from flyteagent_nb.notebook.showing import Showing
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.serving.cell_names import name_cells
+from flyteagent_nb.wire import KERNEL_SERVICE
 from flyteagent_nb.workspace import get_workspace
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class Session:
     def services(self) -> list[str]:
         """The agent services."""
         if self._workspace.state != "serving":
-            return ["kernel"]
+            return [KERNEL_SERVICE]
         return [each.name for each in self._workspace.runner.router.connections()]
 
     def addresses(self) -> list[str]:

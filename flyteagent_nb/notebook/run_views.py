@@ -11,6 +11,7 @@ from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.bars import TRACK, bar, lane, phases_text
 from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, seconds
 from flyteagent_nb.running.run import SECRET_IN_META
+from flyteagent_nb.wire import KERNEL_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +100,7 @@ def run_html(
         head.append(cancel_button(s))
     foot = [f"try {s.attempt} of {s.attempts}"] if s.attempts > 1 else []
     if s.agent:
-        foot.append(f"{s.agent} on {s.service}" if s.service != "kernel" else s.agent)
+        foot.append(f"{s.agent} on {s.service}" if s.service != KERNEL_SERVICE else s.agent)
     told = phases_text(s) if s.done and len(s.phases) > 1 else ""
     left = [f'<span class="fnb-soft" style="{_SMALL}">{escape(told)}</span>'] if told else []
     if s.stand_in:

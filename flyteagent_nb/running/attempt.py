@@ -33,7 +33,7 @@ from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, AttemptRecord
 from flyteagent_nb.running.metadata import attempt_metadata
 from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, failure_backoff, gives_up, poll_delay, poll_floor
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
-from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
+from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, attempt_variables, render_template
 from flyteagent_nb.running.run import SECRET_IN_META
 from flyteagent_nb.running.services import SyncReplyError, deadline_on
 from flyteagent_nb.running.storage import is_remote_prefix
@@ -492,23 +492,9 @@ class Attempt:
         )
 
     def _variables(self) -> TemplateVariables:
-        settings = self._driven.settings
-        return TemplateVariables(
-            input_path=f"{self._prefix}/inputs.pb",
-            input_prefix=self._prefix,
-            output_prefix=self._prefix,
-            raw_output_prefix=f"{self._prefix}/raw",
-            # It begins with a letter, as Kubernetes's names do: what comes before the first one is lost when it is rendered.
-            per_retry_unique_key=f"f{self._driven.run.id}-n0-{self._number - 1}",
-            task_template_path=f"{self._prefix}/task.pb",
-            prev_checkpoint_prefix=f"{self._previous()}/checkpoints" if self._number > 1 else "",
-            checkpoint_prefix=f"{self._prefix}/checkpoints",
-            namespace=f"{settings.project}-{settings.domain}",
-            inputs=self._inputs,
-        )
-
-    def _previous(self) -> str:
-        return f"{self._prefix.rpartition('/')[0]}/{self._driven.run.id}-{self._number - 1}"
+        settings, run_id = self._driven.settings, self._driven.run.id
+        namespace = f"{settings.project}-{settings.domain}"
+        return attempt_variables(self._prefix, run_id, self._number, namespace=namespace, inputs=self._inputs)
 
     def _ended(self, failure: Failure, final: Failure | None = None, *, phase: str = "FAILED") -> Ended:
         """The error that the user sees."""

@@ -76,6 +76,26 @@ class TemplateVariables:
     inputs: LiteralMap = field(default_factory=LiteralMap)
 
 
+def attempt_variables(
+    prefix: str, run_id: str, number: int, *, namespace: str, inputs: LiteralMap
+) -> TemplateVariables:
+    """What the variables stand for in an attempt of a run, counted from 1, whose output prefix is ``prefix``."""
+    previous = f"{prefix.rpartition('/')[0]}/{run_id}-{number - 1}"
+    return TemplateVariables(
+        input_path=f"{prefix}/inputs.pb",
+        input_prefix=prefix,
+        output_prefix=prefix,
+        raw_output_prefix=f"{prefix}/raw",
+        # It begins with a letter, as Kubernetes's names do: what comes before the first one is lost when it is rendered.
+        per_retry_unique_key=f"f{run_id}-n0-{number - 1}",
+        task_template_path=f"{prefix}/task.pb",
+        prev_checkpoint_prefix=f"{previous}/checkpoints" if number > 1 else "",
+        checkpoint_prefix=f"{prefix}/checkpoints",
+        namespace=namespace,
+        inputs=inputs,
+    )
+
+
 def render_template(template: TaskTemplate, variables: TemplateVariables) -> TaskTemplate:
     """``template`` with its variables rendered; the same object where there is nothing to render.
 

@@ -19,7 +19,7 @@ from flyteidl.admin.agent_pb2 import (
 
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.metadata import execution_metadata
-from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, render_template
+from flyteagent_nb.running.rendering import TemplateError, attempt_variables, render_template
 from flyteagent_nb.running.services import SyncReplyError, deadline_on
 from flyteagent_nb.running.wording import status_words, words_and_frames
 
@@ -170,15 +170,9 @@ class JobDriver:
     async def _template(self, job: int) -> Any:
         template, prefix = self.call.template, self.prefix(job)
         if template.WhichOneof("target") in ("container", "k8s_pod"):
-            template = render_template(
-                template,
-                TemplateVariables(
-                    input_path=f"{prefix}/inputs.pb", input_prefix=prefix, output_prefix=prefix,
-                    raw_output_prefix=f"{prefix}/raw", per_retry_unique_key=f"f{self._run_id}-n0-0",
-                    task_template_path=f"{prefix}/task.pb", checkpoint_prefix=f"{prefix}/checkpoints",
-                    namespace=f"{self._settings.project}-{self._settings.domain}", inputs=self._inputs,
-                ),
-            )  # fmt: skip
+            namespace = f"{self._settings.project}-{self._settings.domain}"
+            variables = attempt_variables(prefix, self._run_id, 1, namespace=namespace, inputs=self._inputs)
+            template = render_template(template, variables)
             await asyncio.to_thread(self._storage.write_inputs, prefix, self._inputs)
         else:
             await asyncio.to_thread(self._storage.make, prefix)
