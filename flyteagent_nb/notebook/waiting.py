@@ -7,6 +7,7 @@ interrupt is counted, not raised; it is acted on where the cell waits.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import queue
@@ -78,7 +79,11 @@ class StopGuard:
             self._stop(runs)
 
     def _wait(self, runs: Sequence[Run]) -> None:
-        while not all(run.done for run in runs):
+        left = collections.deque(runs)  # each is looked at until it has ended, and then no more: there may be thousands
+        while left:
+            if left[0].done:
+                left.popleft()
+                continue
             if self.stops:
                 self._stop(runs)
             self._pause(LOOK if self._beat is None else BEAT)
