@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from certificates import Authority
 from elsewhere_jobs import TASK_TYPE
+from flyteidl.admin import agent_pb2 as pb
+from flyteidl.core.execution_pb2 import TaskExecution
 from scripted import NoopAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
@@ -322,6 +324,67 @@ def test_a_service_that_is_no_agent_service_is_not_connected(workspace: Workspac
         connect("x", workspace.serve(0).target)
     workspace.stop_serving()
     assert len(workspace.runner.router.connections()) == 1
+
+
+class Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A service that answers each of its methods with bytes; with a stream of them where it is given an iterator's maker."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+
+    def service(self, details: Any) -> Any:
+        answer = self._answers.get(details.method.rpartition("/")[2])
+        if answer is None:
+            return None
+        if details.method.endswith("/ExecuteTaskSync"):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: answer(requests))
+        if details.method.endswith("/GetTaskLogs"):
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([answer]))
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+
+
+@contextlib.contextmanager
+def answering(*, is_sync: bool = False, credentials: Any = None, **answers: Any) -> Iterator[str]:
+    category = pb.TaskCategory(name="answered")
+    listing = pb.ListAgentsResponse(agents=[pb.Agent(name="a", is_sync=is_sync, supported_task_categories=[category])])
+    answers.setdefault("ListAgents", listing.SerializeToString())
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4), handlers=[Answering(answers)])
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    garbage, told = b"\xff\xff\xff", "the service's answer cannot be read"
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+    connect = workspace.connections.connect
+    with answering(ListAgents=garbage) as there, pytest.raises(ServiceError, match=told):
+        connect("dev", there)
+    with answering(CreateTask=garbage) as there:
+        connect("dev", there)
+        run = workspace.submit(scripted_task("answered"), {})
+        with pytest.raises(RunFailedError, match=told):
+            run.result(PATIENCE)
+        assert "it may have made a job" in run.snapshot.notes[0]
+    with answering(CreateTask=created, GetTask=garbage) as there:
+        connect("dev", there)
+        run = workspace.submit(scripted_task("answered"), {})
+        until(lambda: told in run.snapshot.message)  # it is asked again, as after any failure of a poll
+        run.cancel()
+    with answering(CreateTask=created, GetTask=done, GetTaskLogs=garbage) as there:
+        connect("dev", there)
+        run = workspace.submit(scripted_task("answered"), {})
+        assert run.result(PATIENCE) is None
+        with pytest.raises(ServiceError, match=told):
+            run.logs()
+    assert "Traceback" not in caplog.text
 
 
 def test_a_certificate_that_does_not_fit(workspace: Workspace, tmp_path: Path) -> None:

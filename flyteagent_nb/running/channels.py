@@ -57,6 +57,40 @@ def open_channel(name: str, target: str, tls: TLS | None = None, service_config:
     return grpc.aio.secure_channel(target, credentials, options=options)
 
 
+class Unreadable:
+    """Takes the place of an answer that cannot be read: grpc.aio would print a traceback, and hand out None.
+
+    Attributes:
+        told: what is wrong.
+    """
+
+    __slots__ = ("told",)
+
+    def __init__(self, error: Exception) -> None:
+        self.told = f"the service's answer cannot be read: {error}"
+
+
+class Reading:
+    """A channel for generated stubs, on which an answer that cannot be read is an :class:`Unreadable`."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, kind: str) -> Any:
+        make = getattr(self._channel, kind)
+
+        def method(path: str, *, response_deserializer: Any, **how: Any) -> Any:
+            def read(data: bytes) -> Any:
+                try:
+                    return response_deserializer(data)
+                except Exception as error:  # protobuf's implementations differ in what they raise
+                    return Unreadable(error)
+
+            return make(path, response_deserializer=read, **how)
+
+        return method
+
+
 def check_token(name: str, target: str) -> None:
     """Refuse to send a token in plain text to another machine.
 

@@ -19,7 +19,7 @@ from flyteidl.service.agent_pb2_grpc import AgentMetadataServiceStub, AsyncAgent
 
 from flyteagent_nb import wire
 from flyteagent_nb.running import propeller
-from flyteagent_nb.running.channels import TLS, check_token, open_channel
+from flyteagent_nb.running.channels import TLS, Reading, Unreadable, check_token, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -40,7 +40,8 @@ class SyncReplyError(ValueError):
 class AgentService:
     """One agent service. Every method is a coroutine of the loop that it was made on.
 
-    All calls raise ``grpc.aio.AioRpcError`` where the service answers with an error or not at all.
+    All calls raise ``grpc.aio.AioRpcError`` where the service answers with an error or not at all, with DATA_LOSS where its answer cannot
+    be read.
 
     Attributes:
         name: what the user calls it; the kernel's own is ``kernel``.
@@ -85,9 +86,10 @@ class AgentService:
         self._gate = gate
         self._token = (wire.token_metadata(token),) if token else ()
         self._channel = open_channel(name, target, tls, service_config)
-        self._async = AsyncAgentServiceStub(self._channel)
-        self._sync = SyncAgentServiceStub(self._channel)
-        self._metadata = AgentMetadataServiceStub(self._channel)
+        reading = Reading(self._channel)
+        self._async = AsyncAgentServiceStub(reading)
+        self._sync = SyncAgentServiceStub(reading)
+        self._metadata = AgentMetadataServiceStub(reading)
 
     def __repr__(self) -> str:
         return f"<AgentService {self.name} at {self.target}>"
@@ -136,6 +138,7 @@ class AgentService:
             finally:
                 if not call.done():
                     call.cancel()
+        _check(reply)
         if not reply.HasField("header"):
             raise SyncReplyError("the service answered without a header, so without a result")
         return reply.header.resource
@@ -145,6 +148,7 @@ class AgentService:
         async with self._gate.call() if self._gate else contextlib.nullcontext():
             call = self._async.GetTaskLogs(request, timeout=deadline, metadata=self._call_metadata(run_id))
             async for reply in call:
+                _check(reply)
                 for line in reply.body.results:
                     yield line
                 for structured in reply.body.structured_lines:
@@ -156,12 +160,20 @@ class AgentService:
 
     async def _unary(self, method: Any, request: Any, run_id: str, deadline: float | None) -> Any:
         if self._gate is None:
-            return await method(request, timeout=deadline, metadata=self._call_metadata(run_id))
+            return _check(await method(request, timeout=deadline, metadata=self._call_metadata(run_id)))
         async with self._gate.call():
-            return await method(request, timeout=deadline, metadata=self._call_metadata(run_id))
+            return _check(await method(request, timeout=deadline, metadata=self._call_metadata(run_id)))
 
     def _call_metadata(self, run_id: str) -> tuple[tuple[str, str], ...]:
         return ((wire.RUN_ID_KEY, run_id), *self._token)  # empty where there is no run: it marks the call as ours
+
+
+def _check(reply: Any) -> Any:
+    """``reply``, where it could be read."""
+    if isinstance(reply, Unreadable):
+        metadata = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.DATA_LOSS, metadata, metadata, reply.told)
+    return reply
 
 
 async def _both(
