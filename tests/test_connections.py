@@ -19,6 +19,7 @@ from certificates import Authority
 from elsewhere_jobs import TASK_TYPE
 from flyteidl.admin import agent_pb2 as pb
 from flyteidl.core.execution_pb2 import TaskExecution
+from flyteidl.core.literals_pb2 import LiteralMap
 from scripted import NoopAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
@@ -358,6 +359,28 @@ def answering(*, is_sync: bool = False, credentials: Any = None, **answers: Any)
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
+
+
+def test_a_sync_service_may_keep_its_stream_open_or_send_more(workspace: Workspace) -> None:
+    ended = threading.Event()
+    resource = pb.Resource(phase=TaskExecution.SUCCEEDED)
+    header = pb.ExecuteTaskSyncResponse(header=pb.ExecuteTaskSyncResponseHeader(resource=resource))
+    outputs = pb.ExecuteTaskSyncResponse(outputs=LiteralMap())
+
+    def execute(requests: Iterator[bytes]) -> Iterator[bytes]:
+        list(requests)
+        yield header.SerializeToString()
+        yield outputs.SerializeToString()
+        ended.wait(PATIENCE)
+
+    workspace.config.deadlines = {"ExecuteTaskSync": 4 * PATIENCE}
+    with answering(is_sync=True, ExecuteTaskSync=execute) as there:
+        workspace.connections.connect("dev", there)
+        try:
+            assert workspace.submit(scripted_task("answered"), {}).result(PATIENCE) is None
+            assert not ended.is_set()
+        finally:
+            ended.set()
 
 
 def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 LOST = "Internal error from Core"
 """What grpc.aio says in place of the status that a service has answered with, where it is about to write yet (grpc/grpc issue 36066)."""
+
+STATUS_WAIT = 0.5
+"""Seconds that the status of a sync call has behind its one message; propeller does not wait for it."""
 
 
 class SyncReplyError(ValueError):
@@ -129,8 +133,13 @@ class AgentService:
                 reply = await call.read()
                 if reply is grpc.aio.EOF:
                     await _raise_status(call)
-                # The status comes right behind the message; a call that is dropped before it counts as cancelled.
-                await call.code()
+                # The status comes right behind the message; a call that is dropped before it counts as cancelled. A service may as well
+                # send more, or keep the stream open.
+                drop = asyncio.get_running_loop().call_later(STATUS_WAIT, call.cancel)
+                try:
+                    await call.code()
+                finally:
+                    drop.cancel()
             except grpc.aio.AioRpcError as error:
                 if error.details() == LOST and answered:
                     raise answered[0] from None
