@@ -191,7 +191,7 @@ class Masking:
             elif hasattr(content, "ListFields"):
                 self.message(content, besides=besides, data=data)
             elif hasattr(content, "keys"):
-                for key in content:
+                for key in list(content):  # a map that is changed on the way hands out some keys twice, others never
                     self._item(content, key, besides, data)
             elif hasattr(content, "__len__"):
                 for place in range(len(content)):

@@ -246,6 +246,12 @@ def test_a_template_with_a_container() -> None:
 # --- the captured output ---
 
 
+def test_each_entry_of_a_map_is_masked() -> None:
+    template = tasks_pb2.TaskTemplate(config={f"name{n}": f"{n} {SECRET}" for n in range(50)})
+    masking(SECRET).message(template)
+    assert dict(template.config) == {f"name{n}": f"{n} {MASK}" for n in range(50)}
+
+
 @pytest.mark.parametrize(
     "writes",
     [
