@@ -91,8 +91,10 @@ def test_what_is_not_known_is_kept_and_named() -> None:
 
 def test_little_is_enough() -> None:
     assert read_propeller_config("agent-service:\n  defaultAgent: {endpoint: 'localhost:8000'}") == PropellerConfig(
-        "agent-service", ServiceSettings("localhost:8000")
+        "agent-service", ServiceSettings("localhost:8000", insecure=True)
     )
+    named = read_propeller_config("connector-service: {connectors: {a: {endpoint: 'localhost:8000'}}}").services["a"]
+    assert named == ServiceSettings("localhost:8000")
     assert read_propeller_config('{"connector-service": {"connectors": null}}').services == {}
 
 

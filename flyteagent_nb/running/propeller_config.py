@@ -202,7 +202,8 @@ class _Reader:
         default_word, services_word, routes_word = SECTIONS[section]
         known = (default_word, services_word, routes_word, *_KNOWN_BESIDE)
         values = self._mapping(node, section, known)
-        default = self._service(values[default_word], default_word) if default_word in values else None
+        # Propeller's default service is in plain text where nothing is said of it, a named one is not.
+        default = self._service(values[default_word], default_word, insecure=True) if default_word in values else None
         services = {}
         if services_word in values:
             for key, value in self._pairs(values[services_word], services_word):
@@ -216,7 +217,7 @@ class _Reader:
         unknown = tuple(f"line {line}: {what}" for line, what in sorted(self._unknown))
         return PropellerConfig(section, default, services, routes, supported, unknown)
 
-    def _service(self, node: yaml.Node, path: str) -> ServiceSettings:
+    def _service(self, node: yaml.Node, path: str, *, insecure: bool = False) -> ServiceSettings:
         values = self._mapping(node, path, _SERVICE_KEYS)
         if "endpoint" not in values:
             raise self.error(
@@ -235,7 +236,7 @@ class _Reader:
                 timeouts[name] = self._duration(value, f"{path}.timeouts.{key.value}")
         return ServiceSettings(
             endpoint=self._text(values["endpoint"], f"{path}.endpoint"),
-            insecure=self._flag(values["insecure"], f"{path}.insecure") if "insecure" in values else False,
+            insecure=self._flag(values["insecure"], f"{path}.insecure") if "insecure" in values else insecure,
             timeouts=timeouts,
             default_timeout=self._duration(values["defaultTimeout"], f"{path}.defaultTimeout")
             if "defaultTimeout" in values
