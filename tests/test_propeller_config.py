@@ -98,6 +98,42 @@ def test_little_is_enough() -> None:
     assert read_propeller_config('{"connector-service": {"connectors": null}}').services == {}
 
 
+@pytest.mark.parametrize("value", ["", "null", "~", "''"])
+def test_a_key_without_a_value_is_as_if_it_were_not_there(value: str) -> None:
+    service = "".join(
+        f"\n    {key}: {value}" for key in ("insecure", "timeouts", "defaultTimeout", "defaultServiceConfig")
+    )
+    beside = "".join(
+        f"\n  {key}: {value}" for key in ("supportedTaskTypes", "pollInterval", "connectors", "connectorForTaskTypes")
+    )
+    found = read_propeller_config(
+        f"connector-service:\n  defaultConnector:\n    endpoint: localhost:8000{service}{beside}"
+    )
+    assert found == PropellerConfig("connector-service", ServiceSettings("localhost:8000", insecure=True))
+    assert read_propeller_config(f"agent-service:\n  agents: {{}}\n  defaultAgent: {value}").default is None
+
+
+def test_of_two_spellings_the_first_is_read_and_the_other_named() -> None:
+    other = "connector-service:\n  defaultConnector:\n    endpoint: a:1\n"
+    found = read_propeller_config(f"{SECTION}{other}---\n{SECTION}")
+    assert (found.default, found.unknown) == (EXPECTED.default, ("line 17: connector-service beside agent-service",))
+
+
+def test_a_mapping_may_bring_another_along() -> None:
+    found = read_propeller_config(
+        "common: &common\n  insecure: true\n  defaultTimeout: 5s\n  endpoint: nowhere:1\n"
+        "agent-service:\n  agents:\n    a:\n      <<: *common\n      endpoint: localhost:8000\n"
+    )
+    assert (found.services["a"], found.unknown) == (ServiceSettings("localhost:8000", True, {}, 5.0), ())
+
+
+def test_the_newer_name_of_a_listing_has_a_timeout() -> None:
+    found = read_propeller_config(
+        "connector-service: {defaultConnector: {endpoint: 'a:1', timeouts: {ListConnectors: 3s}}}"
+    )
+    assert found.default is not None and found.default.timeouts == {"ListConnectors": 3.0}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message", "hint"),
     [
@@ -109,6 +145,7 @@ def test_little_is_enough() -> None:
         (": custom_agent", ": custom_agnt", "f.yaml, line 16: agentForTaskTypes.custom_task: no service is called", "custom_agent?"),
         ("  agents:\n", "  agents: [1]\n  x:\n", "f.yaml, line 11: agents is not a mapping", "key: value"),
         ("[sensor", "[[sensor", "f.yaml, line 3: it is not YAML", ""),
+        ("agent-service:", "agent-service: []\nx:", "f.yaml, line 1: it has no section", "agent-service has nothing in it"),
         ("agent-service", "agents-service", "f.yaml, line 1: it has no section", "agents-service looks like agent-service"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ spellings (``agent-service`` and ``connector-service``). A wrong key is told wit
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flyteagent_nb.errors import ConfigurationError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import yaml
 
@@ -29,6 +30,7 @@ OPERATIONS = (
     "DeleteTask",
     "ExecuteTaskSync",
     "ListAgents",
+    "ListConnectors",
     "GetAgent",
     "GetTaskMetrics",
     "GetTaskLogs",
@@ -116,16 +118,20 @@ def read_propeller_config(text: str, source: str = "") -> PropellerConfig:
         raise reader.error(
             f"it is not YAML: {getattr(error, 'problem', None) or error}", None if mark is None else mark.line + 1
         ) from None
-    for document in documents:
-        found = next(reader.sections(document), None)
-        if found is not None:
-            return reader.read(*found)
+    found = [section for document in documents for section in reader.sections(document)]
+    if found:
+        return reader.read(*found[0], others=found[1:])
     bare = next((reader.bare(document) for document in documents if reader.bare(document)), None)
     if bare is not None:
         return reader.read(*bare)
     keys = ((key, line) for document in documents for key, line in reader.keys(document))
     near, line = next(
-        ((f"{key} looks like {near}", line) for key, line in keys if (near := closest(key, SECTIONS))), ("", None)
+        (
+            (f"{key} looks like {near}" if key != near else f"{key} has nothing in it", line)
+            for key, line in keys
+            if (near := closest(key, SECTIONS))
+        ),
+        ("", None),
     )
     raise reader.error(
         "it has no section agent-service or connector-service",
@@ -197,7 +203,13 @@ class _Reader:
 
     # --- reading it ---
 
-    def read(self, section: str, node: yaml.Node, offset: int) -> PropellerConfig:
+    def read(
+        self, section: str, node: yaml.Node, offset: int, *, others: Sequence[tuple[str, yaml.Node, int]] = ()
+    ) -> PropellerConfig:
+        """The section; sections in the other spelling, which a propeller reads instead or not at all, are named as unknown."""
+        for spelling, other, before in others:
+            if spelling != section:
+                self._unknown.append((before + int(other.start_mark.line), f"{spelling} beside {section}"))
         self._offset = offset
         default_word, services_word, routes_word = SECTIONS[section]
         known = (default_word, services_word, routes_word, *_KNOWN_BESIDE)
@@ -270,7 +282,8 @@ class _Reader:
         for key, value in self._pairs(node, path):
             name = next((each for each in known if each.lower() == key.value.lower()), None)  # viper folds case
             if name is not None:
-                values[name] = value
+                if not _is_empty(value):  # as if it were not there
+                    values[name] = value
                 continue
             near = closest(key.value, known)
             if near is not None and near not in values:
@@ -285,7 +298,7 @@ class _Reader:
     def _pairs(self, node: yaml.Node, path: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
         import yaml
 
-        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
+        if _is_empty(node):
             return []
         if not isinstance(node, yaml.MappingNode):
             raise self.error(f"{path} is not a mapping", self._line(node), hint="write `key: value` lines under it")
@@ -324,9 +337,20 @@ class _Reader:
         return ConfigurationError(f"{where}: {what}", source=self._source, line=line, hint=hint)
 
 
+def _is_empty(node: yaml.Node) -> bool:
+    """Whether a key has no value: nothing, null, or an empty text."""
+    import yaml
+
+    return isinstance(node, yaml.ScalarNode) and (node.tag.endswith(":null") or not node.value)
+
+
 def _items(node: yaml.Node) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
         return []
+    with contextlib.suppress(yaml.YAMLError):  # what is brought is no mapping
+        yaml.SafeLoader("").flatten_mapping(
+            node
+        )  # what `<<: *defaults` brings stands before what the mapping says itself
     return [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
