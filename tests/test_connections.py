@@ -430,17 +430,42 @@ def test_a_certificate_that_does_not_fit(workspace: Workspace, tmp_path: Path) -
         workspace.stop_serving()
 
 
+def test_several_addresses_of_one_host_show_its_certificate(workspace: Workspace, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    certificate, key = authority.issue("localhost")
+    with open(certificate, "rb") as chain, open(key, "rb") as secret:
+        credentials = grpc.ssl_server_credentials([(secret.read(), chain.read())])
+    with answering(credentials=credentials) as one, answering(credentials=credentials) as two:
+        both = f"{one},{two}".replace("127.0.0.1", "localhost")
+        assert workspace.connections.connect("both", both, tls=TLS(authority.file)).types == 1
+
+
 @pytest.mark.parametrize(
     ("address", "target"),
     [("h:1", "h:1"), ("dns:///h:1", "dns:///h:1"), ("unix:/a", "unix:/a"), ("[::1]:1", "[::1]:1"),
-     ("127.0.0.1:1,127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2")],
+     ("127.0.0.1:1,127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2"),
+     ("[::1]:1, [::2]:2", "ipv6:[::1]:1,[::2]:2"), ("ipv6:[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2")],
 )  # fmt: skip
 def test_an_address(address: str, target: str) -> None:
     assert target_of(address) == target
 
 
 @pytest.mark.parametrize(
-    "address", ["h", "https://h:1", "h:x", ":1", "a:1,b", "h:99999", "h:0", "127.0.0.1:1,127.0.0.1:99999"]
+    "address",
+    [
+        "h",
+        "https://h:1",
+        "h:x",
+        ":1",
+        "a:1,b",
+        "h:99999",
+        "h:0",
+        "127.0.0.1:1,127.0.0.1:99999",
+        "[::1]",
+        "[::1]:99999",
+        "::1:80",
+        "[::1]:1,127.0.0.1:1",
+    ],
 )
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ArgumentError):

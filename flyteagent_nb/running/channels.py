@@ -39,13 +39,26 @@ class TLS:
     key: str = ""
 
 
-def open_channel(name: str, target: str, tls: TLS | None = None, service_config: str = "") -> Any:
+def open_channel(name: str, target: str, tls: TLS | None = None, service_config: str = "", host: str = "") -> Any:
     """A channel (grpc.aio) of the loop that this is called on; it connects with its first call.
+
+    Args:
+        name: the service's, for errors.
+        target: its gRPC address.
+        tls: how the connection is encrypted.
+        service_config: gRPC's service configuration (JSON).
+        host: whom the certificate has to be of, where ``target`` does not say it.
 
     Raises:
         ServiceError: a file of ``tls`` cannot be read, or has something else in it; the key is another certificate's.
     """
-    options = [*wire.OPTIONS, *_RECONNECT, *([("grpc.service_config", service_config)] if service_config else [])]
+    options: list[tuple[str, Any]] = [
+        *wire.OPTIONS,
+        *_RECONNECT,
+        *([("grpc.service_config", service_config)] if service_config else []),
+    ]
+    if host:
+        options.append(("grpc.default_authority", host))
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
     where = {"service": name, "address": target}

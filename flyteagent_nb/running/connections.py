@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ CONNECT_WAIT = 15.0
 DEFAULT = "default"
 """What the default service of a configuration is called."""
 
+_BRACKETED = re.compile(r"\[[^\[\]]+\]")
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "passthrough:")
 
 
@@ -161,7 +162,7 @@ class Connections:
         async def make() -> AgentService:
             return AgentService(
                 name, target, tls=tls, token=token, gate=self._thread.gate, deadlines=deadlines, outputs=outputs,
-                service_config=service_config or wire.ROUND_ROBIN,
+                service_config=service_config or wire.ROUND_ROBIN, host=_one_host(address),
             )  # fmt: skip
 
         return self._thread.run(make())
@@ -174,37 +175,56 @@ def target_of(address: str) -> str:
         ArgumentError: it has no port, or a host is not known.
     """
     if "," not in address:
-        if address.startswith(_SCHEMES) or address.startswith("["):
+        if address.startswith(_SCHEMES):
             return address
         host, _, port = address.rpartition(":")
-        if "//" in address or not host or not _is_port(port):
+        if "//" in address or not host or not _is_port(port) or (":" in host and not _BRACKETED.fullmatch(host)):
             raise ArgumentError(
                 f"{address} is no gRPC address",
-                hint="write HOST:PORT, dns:///HOST:PORT, ipv4:1.2.3.4:PORT or unix:/path/to/socket"
+                hint="write HOST:PORT, [::1]:PORT, dns:///HOST:PORT, ipv4:1.2.3.4:PORT or unix:/path/to/socket"
                 + (f"; without {address.split('://')[0]}://" if "://" in address else ""),
             )
         return address
-    parts = [part.strip() for part in address.removeprefix("ipv4:").split(",")]
-    return "ipv4:" + ",".join(_numbers(part) for part in parts)
+    parts = _parts(address)
+    try:
+        return "ipv4:" + ",".join(_numbers(part, socket.AF_INET) for part in parts)
+    except ArgumentError as unknown:
+        try:
+            return "ipv6:" + ",".join(_numbers(part, socket.AF_INET6) for part in parts)
+        except ArgumentError:  # one target has addresses of one kind
+            raise unknown from None
+
+
+def _one_host(address: str) -> str:
+    """The one host of several addresses, whose certificate each of them shows; empty where there is one address, which says it."""
+    if "," not in address:
+        return ""
+    hosts = {part.rpartition(":")[0] for part in _parts(address)}
+    return hosts.pop() if len(hosts) == 1 else ""
+
+
+def _parts(address: str) -> list[str]:
+    bare = re.sub("^ipv[46]:", "", address)
+    return [part.strip().removeprefix("dns:///") for part in bare.split(",")]
 
 
 def _is_port(text: str) -> bool:
     return text.isdecimal() and 0 < int(text) < 65536  # gRPC takes a larger one modulo 65536
 
 
-def _numbers(address: str) -> str:
-    host, _, port = address.removeprefix("dns:///").rpartition(":")
+def _numbers(address: str, family: socket.AddressFamily) -> str:
+    host, _, port = address.rpartition(":")
     if not host or not _is_port(port):
         raise ArgumentError(f"{address} is no HOST:PORT", hint="several addresses are written a:8000,b:8000")
     try:
-        return f"{ipaddress.IPv4Address(host)}:{port}"
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host.strip("[]"), int(port), family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ArgumentError(f"the host {host} is not known: {error.strerror or error}") from None
-    return f"{found[0][4][0]}:{port}"
+        raise ArgumentError(
+            f"the host {host} is not known: {error.strerror or error}",
+            hint="several addresses are all of IPv4, or all of IPv6",
+        ) from None
+    number = found[0][4][0]
+    return f"[{number}]:{port}" if family == socket.AF_INET6 else f"{number}:{port}"
 
 
 def trouble_of(code: str, details: str) -> tuple[str, str]:

@@ -65,6 +65,7 @@ class AgentService:
         deadlines: Mapping[str, float] | None = None,
         outputs: str = "",
         service_config: str = "",
+        host: str = "",
     ) -> None:
         """Nothing is asked of the service yet.
 
@@ -77,6 +78,7 @@ class AgentService:
             deadlines: seconds by operation, where they are this service's own; ``""`` for every other operation. 0 for no limit.
             service_config: gRPC's service configuration (JSON), such as how several addresses take turns.
             outputs: the prefix for outputs that the service can reach (``s3://bucket/runs``); empty for a folder of this machine.
+            host: whom its certificate has to be of, where ``target`` does not say it.
 
         Raises:
             ServiceError: a token would go to another machine in plain text; or a file of ``tls`` does not do.
@@ -89,7 +91,7 @@ class AgentService:
         self.outputs = outputs.rstrip("/")
         self._gate = gate
         self._token = (wire.token_metadata(token),) if token else ()
-        self._channel = open_channel(name, target, tls, service_config)
+        self._channel = open_channel(name, target, tls, service_config, host)
         reading = Reading(self._channel)
         self._async = AsyncAgentServiceStub(reading)
         self._sync = SyncAgentServiceStub(reading)
