@@ -32,8 +32,9 @@ from flyteagent_nb.errors import (
     TaskTypeNotFoundError,
 )
 from flyteagent_nb.loop import get_loop_thread
+from flyteagent_nb.notebook.arguments import parse_agent
 from flyteagent_nb.notebook.doctor import service_findings
-from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList
+from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList, ServiceVerbs
 from flyteagent_nb.running.channels import TLS
 from flyteagent_nb.running.connections import target_of, trouble_of
 from flyteagent_nb.running.propeller_config import PropellerConfig, ServiceSettings
@@ -260,6 +261,37 @@ def test_propeller_s_configuration(workspace: Workspace, address: str) -> None:
     unknown = get_loop_thread().run(router.resolve("nobody_lists_this", 3))
     assert (unknown.service.name, unknown.reason, unknown.is_sync) == ("default", "default", False)
     assert unknown.service.deadlines == {"GetTask": 5.0, "": 7.0}
+
+
+def test_what_goes_with_a_configuration_s_services(workspace: Workspace, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    own, key = authority.issue("127.0.0.1")
+    with open(own, "rb") as chain, open(key, "rb") as secret, open(authority.file, "rb") as roots:
+        pair = [(secret.read(), chain.read())]
+        credentials = grpc.ssl_server_credentials(pair, roots.read(), require_client_auth=True)
+    verbs, source = ServiceVerbs(workspace), tmp_path / "propeller.yaml"
+
+    def connect(options: str) -> ServiceList:
+        made = verbs.connect(parse_agent(f"connect {options}"))
+        assert isinstance(made, ServiceList)
+        return made
+
+    with answering(credentials=credentials) as there:
+        source.write_text(f"agent-service: {{agents: {{mine: {{endpoint: '{there}'}}}}}}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", authority.file)  # so that no --ca is needed
+            (mine,) = connect(f"--from {source} --cert {own} --key {key} --outputs s3://bucket/runs")
+        service = workspace.runner.router.connected("mine")
+        assert service is not None and service.outputs == "s3://bucket/runs"
+        assert (mine.types, mine.trouble) == (1, "")
+        for option in ("--token-file x", "--deadline GetTask=5s"):
+            with pytest.raises(ArgumentError, match="is for one service"):
+                connect(f"--from {source} {option}")
+        with pytest.raises(ServiceError, match="a key is given without its certificate"):
+            connect(f"one {there} --key {key}")
+    source.write_text("agent-service: {agents: {kernel: {endpoint: 'a:1'}}}")
+    with pytest.raises(ArgumentError, match="this notebook's own service"):
+        connect(f"--from {source}")
 
 
 def test_what_does_not_do(workspace: Workspace, address: str) -> None:

@@ -38,8 +38,15 @@ class ServiceVerbs:
         if arguments.source:
             if arguments.service_name or arguments.address:
                 raise ArgumentError("--from names the services itself", hint="leave NAME and ADDRESS out")
+            for option, given in (("--token-file", arguments.token_file), ("--deadline", arguments.deadline)):
+                if given:
+                    raise ArgumentError(
+                        f"{option} is for one service, and --from connects those of a configuration",
+                        hint="timeouts stand in the file, and propeller sends no token; "
+                        f"%agent connect NAME ADDRESS {option} ... connects one by itself",
+                    )
             config = read_propeller_config(_text_of(arguments.source), arguments.source)
-            made = connections.connect_all(config, _tls(arguments) if arguments.authorities else None)
+            made = connections.connect_all(config, _tls(arguments), outputs=arguments.output_prefix)
             for unknown in config.unknown:
                 self._workspace.notice(f"note: {arguments.source}, {unknown} is not known here, and does nothing")
         elif arguments.service_name and arguments.address:
@@ -149,7 +156,7 @@ def _named(arguments: AgentArguments) -> str:
 
 
 def _tls(arguments: AgentArguments) -> TLS | None:
-    if not (arguments.tls or arguments.authorities or arguments.certificate):
+    if not (arguments.tls or arguments.authorities or arguments.certificate or arguments.key):
         return None
     return TLS(arguments.authorities, arguments.certificate, arguments.key)
 

@@ -60,7 +60,7 @@ class Connections:
             ServiceError: it does not answer, speaks something else, or its certificate does not fit; nothing is connected then.
         """
         if name == wire.KERNEL_SERVICE:
-            raise ArgumentError(f"{name} is this notebook's own service", hint="take another name")
+            raise _own_name()
         service = self._service(name, address, tls=tls, token=token, deadlines=deadlines, outputs=outputs)
         before = next((each for each in self._router.connections() if each.name == name), None)
         trouble = self._thread.run(self._try(service), timeout=2 * CONNECT_WAIT)
@@ -72,15 +72,21 @@ class Connections:
         self._thread.run(self._router.refresh())
         return self.find(name)
 
-    def connect_all(self, config: PropellerConfig, tls: TLS | None) -> list[Connection]:
+    def connect_all(self, config: PropellerConfig, tls: TLS | None, *, outputs: str = "") -> list[Connection]:
         """Connect what propeller's configuration names; a service that does not answer is connected all the same, as unreachable.
 
         Args:
             config: the configuration.
             tls: files for those that are not insecure; None for this system's authorities.
+            outputs: the prefix for outputs that they can reach.
+
+        Raises:
+            ArgumentError: one is called as this notebook's own service.
         """
+        if wire.KERNEL_SERVICE in config.services:
+            raise _own_name()
         named = {**({DEFAULT: config.default} if config.default else {}), **config.services}
-        services = [(self._configured(name, settings, tls), name) for name, settings in named.items()]
+        services = [(self._configured(name, settings, tls, outputs), name) for name, settings in named.items()]
         for service, name in services:
             is_default = name == DEFAULT and config.default is not None
             supported = config.supported if is_default else ()
@@ -135,7 +141,7 @@ class Connections:
             return trouble_of(error.code().name, error.details() or "")
         return None
 
-    def _configured(self, name: str, settings: ServiceSettings, tls: TLS | None) -> AgentService:
+    def _configured(self, name: str, settings: ServiceSettings, tls: TLS | None, outputs: str) -> AgentService:
         from flyteagent_nb.running.channels import TLS
 
         deadlines = dict(settings.timeouts)
@@ -143,8 +149,9 @@ class Connections:
             deadlines[""] = settings.default_timeout
         encryption = None if settings.insecure else tls or TLS()
         return self._service(
-            name, settings.endpoint, tls=encryption, deadlines=deadlines, service_config=settings.service_config
-        )
+            name, settings.endpoint, tls=encryption, deadlines=deadlines, outputs=outputs,
+            service_config=settings.service_config,
+        )  # fmt: skip
 
     def _service(
         self,
@@ -166,6 +173,10 @@ class Connections:
             )  # fmt: skip
 
         return self._thread.run(make())
+
+
+def _own_name() -> ArgumentError:
+    return ArgumentError(f"{wire.KERNEL_SERVICE} is this notebook's own service", hint="take another name")
 
 
 def target_of(address: str) -> str:
