@@ -98,8 +98,8 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _check_certificates(data: bytes, path: str) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
+    try:  # lines between certificates tell whose they are, in any language
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
         raise _Bad(f"{path} has no certificate in PEM", "it begins with -----BEGIN CERTIFICATE-----") from None
 

@@ -100,6 +100,13 @@ def test_authorities(files: Mapping[str, str]) -> None:
         read_authorities(files["missing"], **WHERE)
 
 
+def test_words_between_certificates_may_be_of_any_language(files: Mapping[str, str], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + Path(files["certificate"]).read_bytes())
+    assert read_authorities(str(bundle), **WHERE) == bundle.read_bytes()
+    assert read_pair(str(bundle), files["key"], **WHERE)[0] == bundle.read_bytes()
+
+
 def test_the_authorities_of_the_system(
     files: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
