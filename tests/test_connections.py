@@ -294,6 +294,19 @@ def test_what_goes_with_a_configuration_s_services(workspace: Workspace, tmp_pat
         connect(f"--from {source}")
 
 
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [("", "is empty"), ("name\nto-ken", "has several lines"), ("t\u00f6ken", "a character that no token has"), ("t\tn", "a character")],
+)  # fmt: skip
+def test_a_file_that_holds_no_token(workspace: Workspace, tmp_path: Path, held: str, told: str) -> None:
+    file = tmp_path / "token"
+    file.touch(0o600)
+    file.write_text(held, encoding="utf-8")
+    with pytest.raises(ArgumentError, match=told) as e:
+        ServiceVerbs(workspace).connect(parse_agent(f"connect dev 127.0.0.1:1 --token-file {file}"))
+    assert not held or held not in str(e.value)
+
+
 def test_what_does_not_do(workspace: Workspace, address: str) -> None:
     connections = workspace.connections
     with pytest.raises(ArgumentError, match="this notebook's own service"):

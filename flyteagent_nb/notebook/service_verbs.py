@@ -169,11 +169,14 @@ def _text_of(path: str) -> str:
 
 
 def _token(path: str) -> str:
-    token = _text_of(path).strip()
+    token = _text_of(path).removeprefix("\ufeff").strip()
     if not token:
         raise ArgumentError(f"{path} is empty", hint="it has to hold the token and nothing else")
     if os.name == "posix" and stat.S_IMODE(Path(path).expanduser().stat().st_mode) & 0o077:
         raise ArgumentError(f"others can read {path}, which holds a token", hint=f"chmod 600 {path}")
+    if not token.isascii() or not token.isprintable():
+        what = "several lines" if "\n" in token else "a character that no token has"
+        raise ArgumentError(f"{path} has {what}", hint="it has to hold the token and nothing else")
     return wire.Token(token)
 
 
