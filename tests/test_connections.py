@@ -521,6 +521,7 @@ def test_what_is_no_address(address: str) -> None:
     ("code", "details", "told"),
     [
         ("UNAVAILABLE", "SSL_ERROR_SSL: error:1000007d:CERTIFICATE_VERIFY_FAILED: self signed", "a certificate that does not fit"),
+        ("UNAVAILABLE", "SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: certificate has expired: OK", "that has expired"),
         ("UNAVAILABLE", "Peer name h is not in peer certificate", "the certificate of another name"),
         ("UNAVAILABLE", "SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "does not do with this encryption"),
         ("UNAVAILABLE", "Trying to connect an http1.x server", "speaks something else than gRPC"),
@@ -530,6 +531,15 @@ def test_what_is_no_address(address: str) -> None:
 )  # fmt: skip
 def test_a_trouble_in_words(code: str, details: str, told: str) -> None:
     assert told in trouble_of(code, details)[0]
+
+
+def test_what_a_connection_that_is_closed_may_want() -> None:
+    for tls, hint in (
+        (None, "--tls where"),
+        (TLS(), "--cert FILE --key FILE"),
+        (TLS("", "a", "b"), "not trust the certificate"),
+    ):
+        assert hint in trouble_of("UNAVAILABLE", "Socket closed", tls)[1]
 
 
 def test_the_kernel_s_service_is_found_again_after_a_change(workspace: Workspace, address: str) -> None:

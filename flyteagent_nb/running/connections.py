@@ -63,7 +63,7 @@ class Connections:
             raise _own_name()
         service = self._service(name, address, tls=tls, token=token, deadlines=deadlines, outputs=outputs)
         before = next((each for each in self._router.connections() if each.name == name), None)
-        trouble = self._thread.run(self._try(service), timeout=2 * CONNECT_WAIT)
+        trouble = self._thread.run(self._try(service, tls), timeout=2 * CONNECT_WAIT)
         if trouble:
             raise ServiceError(
                 f"the agent service '{name}' at {address} {trouble[0]}", service=name, address=address, hint=trouble[1]
@@ -130,7 +130,7 @@ class Connections:
 
         return self._thread.run(table())
 
-    async def _try(self, service: AgentService) -> tuple[str, str] | None:
+    async def _try(self, service: AgentService, tls: TLS | None) -> tuple[str, str] | None:
         """What is wrong with a new service, and the way out; None where it lists its agents."""
         import grpc
 
@@ -138,7 +138,7 @@ class Connections:
             await service.list_agents(deadline=CONNECT_WAIT)
         except grpc.aio.AioRpcError as error:
             await service.close()
-            return trouble_of(error.code().name, error.details() or "")
+            return trouble_of(error.code().name, error.details() or "", tls)
         return None
 
     def _configured(self, name: str, settings: ServiceSettings, tls: TLS | None, outputs: str) -> AgentService:
@@ -238,10 +238,17 @@ def _numbers(address: str, family: socket.AddressFamily) -> str:
     return f"[{number}]:{port}" if family == socket.AF_INET6 else f"{number}:{port}"
 
 
-def trouble_of(code: str, details: str) -> tuple[str, str]:
-    """A gRPC error of a first call, in words, and the way out."""
+def trouble_of(code: str, details: str, tls: TLS | None = None) -> tuple[str, str]:
+    """A gRPC error of a first call, in words, and the way out; ``tls`` is what was tried."""
     low = details.lower()
+    if tls is None:
+        closed = "--tls where it wants TLS; otherwise it is no gRPC service"
+    elif tls.certificate:
+        closed = "it may not trust the certificate of --cert; its logs tell"
+    else:
+        closed = "it may ask its callers for a certificate: --cert FILE --key FILE; its logs tell"
     signs: Sequence[tuple[tuple[str, ...], str, str]] = (
+        (("certificate has expired",), "has a certificate that has expired", "it is to be renewed there; or this machine's clock is off"),
         (("certificate_verify_failed", "certificate verify failed"), "has a certificate that does not fit",
          "--ca FILE names the authority that signed it; the name in the certificate must be the address's"),
         (("hostname verification", "peer name"), "has the certificate of another name", "write the address as its certificate does"),
@@ -253,7 +260,7 @@ def trouble_of(code: str, details: str) -> tuple[str, str]:
         (("name resolution", "dns resolution", "domain name not found", "could not resolve"), "has a host that is not known",
          "mend the address"),
         (("socket closed", "connection reset", "eof", "end of tcp stream", "broken pipe"),
-         "closes the connection at once", "--tls where it wants TLS; otherwise it is no gRPC service"),
+         "closes the connection at once", closed),
     )  # fmt: skip
     for words, told, hint in signs:
         if any(word in low for word in words):
