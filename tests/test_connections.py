@@ -373,7 +373,7 @@ def test_a_service_that_is_no_agent_service_is_not_connected(workspace: Workspac
 
 
 class Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """A service that answers each of its methods with bytes; with a stream of them where it is given an iterator's maker."""
+    """A service that answers each of its methods with bytes, or with what a function makes of the request; a stream with an iterator."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
@@ -386,7 +386,9 @@ class Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
             return grpc.stream_stream_rpc_method_handler(lambda requests, context: answer(requests))
         if details.method.endswith("/GetTaskLogs"):
             return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([answer]))
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: answer(request) if callable(answer) else answer
+        )
 
 
 @contextlib.contextmanager
@@ -426,6 +428,16 @@ def test_a_sync_service_may_keep_its_stream_open_or_send_more(workspace: Workspa
             assert not ended.is_set()
         finally:
             ended.set()
+
+
+def test_a_service_s_own_deadline_is_not_one_of_the_settings(workspace: Workspace) -> None:
+    ended = threading.Event()
+    with answering(CreateTask=lambda request: ended.wait(PATIENCE)) as there:
+        workspace.connections.connect("dev", there, deadlines={"CreateTask": 0.2})
+        with pytest.raises(RunFailedError, match=r"its deadline, 0.2 s \(with which 'dev' was connected") as e:
+            workspace.submit(scripted_task("answered"), {}).result(PATIENCE)
+        ended.set()
+    assert "--deadline CreateTask=60s" in e.value.message and "%config" not in e.value.message
 
 
 def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:

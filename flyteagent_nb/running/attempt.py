@@ -35,7 +35,7 @@ from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, failure_backoff, giv
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, attempt_variables, render_template
 from flyteagent_nb.running.run import SECRET_IN_META
-from flyteagent_nb.running.services import SyncReplyError, deadline_on
+from flyteagent_nb.running.services import SyncReplyError, deadline_on, whose_deadline
 from flyteagent_nb.running.storage import is_remote_prefix
 from flyteagent_nb.running.wording import (
     plain,
@@ -227,7 +227,7 @@ class Attempt:
                 and (deadline is None or left <= deadline)
             ):
                 return self._timed_out()
-            return propeller.create_failed(status_words(error, "ExecuteTaskSync", deadline))
+            return propeller.create_failed(self._said(error, "ExecuteTaskSync", deadline, resolved))
         except SyncReplyError as error:
             return propeller.create_failed(str(error))
         except Cancelled:
@@ -276,7 +276,7 @@ class Attempt:
                 self._resource_meta = await resolved.service.create(request, driven.run.id, deadline)
         except grpc.aio.AioRpcError as error:
             driven.creating = False
-            failure = propeller.create_failed(status_words(error, "CreateTask", deadline))
+            failure = propeller.create_failed(self._said(error, "CreateTask", deadline, resolved))
             unknown = error.code() in _NO_ANSWER
             await runner.journal.ended(
                 driven.run.id, "unknown" if unknown else "FAILED", runner.masking.text(failure.message)
@@ -338,7 +338,11 @@ class Attempt:
                     return await self._out_of_time(resolved)
                 failures += 1
                 failing_since = failing_since or time.monotonic()
-                said = status_words(error, "GetTask", within) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                said = (
+                    self._said(error, "GetTask", within, resolved)
+                    if isinstance(error, grpc.aio.AioRpcError)
+                    else str(error)
+                )
                 limit = driven.settings.poll_failure_limit
                 runner.publish(driven, message=poll_failed(said, failures, pace, limit))
                 if gives_up(pace, failures, time.monotonic() - failing_since, limit):
@@ -484,6 +488,9 @@ class Attempt:
     def _deadline(self, operation: str, resolved: Resolved) -> float | None:
         settings = self._driven.settings
         return deadline_on(resolved.service, operation, settings.deadlines, settings.deadline)
+
+    def _said(self, error: grpc.aio.AioRpcError, operation: str, deadline: float | None, resolved: Resolved) -> str:
+        return status_words(error, operation, deadline, whose_deadline(resolved.service, operation))
 
     def _execution_metadata(self) -> Any:
         settings = self._driven.settings

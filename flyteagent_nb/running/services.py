@@ -228,6 +228,11 @@ def deadline_on(service: AgentService, operation: str, deadlines: Mapping[str, f
     return deadline_of(operation, deadlines, default) if own is None else own or None
 
 
+def whose_deadline(service: AgentService, operation: str) -> str:
+    """The service's name where a call's deadline is its own, an empty string where it is the settings'."""
+    return service.name if operation in service.deadlines or "" in service.deadlines else ""
+
+
 def deadline_of(operation: str, deadlines: Mapping[str, float], default: float) -> float | None:
     """Seconds a call of ``operation`` may take; None for no limit."""
     return propeller.deadline(operation, deadlines, default or None) or None

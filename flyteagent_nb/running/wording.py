@@ -32,23 +32,27 @@ _SECRET = re.compile(r"Unable to find secret for key (\S+) in group (\S+)")
 _FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 
 
-def status_words(error: grpc.aio.AioRpcError, operation: str, deadline: float | None) -> str:
+def status_words(error: grpc.aio.AioRpcError, operation: str, deadline: float | None, whose: str = "") -> str:
     """What a service answered instead of a reply, as a person can use it.
 
     Args:
         error: the call's status.
         operation: CreateTask, GetTask, DeleteTask or ExecuteTaskSync.
         deadline: the seconds that the call had, or None.
+        whose: the service that was connected with this deadline; empty where it is that of the settings.
     """
     code = error.code()
     details = error.details() or ""
     # A service may answer so too, of a deadline of its own: then its words count.
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline is not None and details.lower() in _LATE:
-        whose = "FlytePropeller's default; " if deadline == DEFAULT_DEADLINE else ""
-        return (
-            f"{operation} took more than its deadline, {deadline:g} s ({whose}for longer: "
-            f"%config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
-        )
+        told = f"{operation} took more than its deadline, {deadline:g} s"
+        if whose:
+            return (
+                f"{told} (with which '{whose}' was connected; for longer: %agent connect it with --deadline {operation}=60s, "
+                "or with more in its configuration's timeouts)"
+            )
+        default = "FlytePropeller's default; " if deadline == DEFAULT_DEADLINE else ""
+        return f"{told} ({default}for longer: %config FlyteAgentNB.deadlines = {{'{operation}': 60.0}})"
     # INTERNAL is how an agent's exception travels: its own words say more than the status.
     return details if code is grpc.StatusCode.INTERNAL and details else f"{code.name}: {details}"
 

@@ -20,7 +20,7 @@ from flyteidl.admin.agent_pb2 import (
 from flyteagent_nb.running import propeller
 from flyteagent_nb.running.metadata import execution_metadata
 from flyteagent_nb.running.rendering import TemplateError, attempt_variables, render_template
-from flyteagent_nb.running.services import SyncReplyError, deadline_on
+from flyteagent_nb.running.services import SyncReplyError, deadline_on, whose_deadline
 from flyteagent_nb.running.wording import status_words, words_and_frames
 
 if TYPE_CHECKING:
@@ -189,16 +189,16 @@ class JobDriver:
 
     async def _timed(self, operation: str, call: Any) -> Reply[Any]:
         deadline = deadline_on(self.service, operation, self._settings.deadlines, self._settings.deadline)
-        return await timed(operation, deadline, call(deadline))
+        return await timed(operation, deadline, call(deadline), whose_deadline(self.service, operation))
 
 
-async def timed(operation: str, deadline: float | None, call: Coroutine[Any, Any, T]) -> Reply[T]:
-    """Await one call."""
+async def timed(operation: str, deadline: float | None, call: Coroutine[Any, Any, T], whose: str = "") -> Reply[T]:
+    """Await one call; ``whose`` as for :func:`status_words`."""
     began = time.perf_counter()
     try:
         value = await call
     except grpc.aio.AioRpcError as error:
-        said = words_and_frames(status_words(error, operation, deadline))[0]
+        said = words_and_frames(status_words(error, operation, deadline, whose))[0]
         return Reply(time.perf_counter() - began, deadline, None, _line(said), error.code().name)
     except SyncReplyError as error:
         return Reply(time.perf_counter() - began, deadline, None, str(error), "NO_REPLY")
