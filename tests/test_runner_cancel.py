@@ -136,6 +136,26 @@ def test_a_get_that_hangs_does_not_hold_up_the_cancel(workspace: Workspace, agen
     assert until(lambda: agents.scripted.cancelled) == ["get"]
 
 
+def test_a_store_that_hangs_does_not_hold_up_the_cancel(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, answered = threading.Event(), threading.Event()
+
+    def read(prefix: str) -> None:
+        reading.set()
+        answered.wait(PATIENCE)
+
+    monkeypatch.setattr(workspace.runner.storage, "read_outputs", read)
+    run = workspace.submit(scripted_task(outputs={"x": int}), {})
+    assert reading.wait(PATIENCE)
+    run.cancel()
+    try:
+        assert "its job had ended; its outputs were not read" in aborted(run).message
+    finally:
+        answered.set()
+    assert (outcomes(workspace, run), agents.scripted.count("delete")) == (["SUCCEEDED"], 0)
+
+
 def test_a_plain_get_that_hangs_does_not_either(workspace: Workspace, agents: Agents) -> None:
     workspace.config.deadlines = {"GetTask": 3600.0}
     run = workspace.submit(scripted_task("scripted_plain", hangs=["get"]), {})

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 from flyteidl.admin.agent_pb2 import (
@@ -47,6 +47,8 @@ from flyteagent_nb.running.wording import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flyteidl.admin.agent_pb2 import Resource
     from flyteidl.core.literals_pb2 import LiteralMap
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.runner import Runner
     from flyteagent_nb.running.services import AgentService
+
+T = TypeVar("T")
 
 LAST_LOOK = 5.0
 """Seconds that a get may go on after the attempt's time is up."""
@@ -428,10 +432,12 @@ class Attempt:
         if source is OutputsSource.STORAGE:
             storage = self._runner.storage
             try:
-                document = await asyncio.to_thread(storage.read_error, self._prefix)
+                document = await self._read(storage.read_error)
                 if document is not None:
                     return propeller.failure_of_document(document)
-                stored = await asyncio.to_thread(storage.read_outputs, self._prefix)
+                stored = await self._read(storage.read_outputs)
+            except Cancelled:
+                raise Cancelled("its job had ended; its outputs were not read to the end") from None
             except Exception as error:  # a bucket's library may raise anything
                 told = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
                 raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, told, retryable=False)) from error
@@ -453,6 +459,10 @@ class Attempt:
             )
             raise Ended("FAILED", mismatch, "OutputMismatch")
         return (outputs,)
+
+    async def _read(self, read: Callable[[str], T]) -> T:
+        """Read from the attempt's folder; a bucket may take minutes to fail, and a cancel does not wait for it."""
+        return await self._runner.interruptible(self._driven, asyncio.to_thread(read, self._prefix))
 
     def _show(self, resource: Resource, phase: Phase) -> None:
         said, notes = said_and_notes(resource.message)
