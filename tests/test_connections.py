@@ -36,7 +36,7 @@ from flyteagent_nb.notebook.arguments import parse_agent
 from flyteagent_nb.notebook.doctor import service_findings
 from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList, ServiceVerbs
 from flyteagent_nb.running.channels import TLS
-from flyteagent_nb.running.connections import target_of, trouble_of
+from flyteagent_nb.running.connections import prefix_of, target_of, trouble_of
 from flyteagent_nb.running.propeller_config import PropellerConfig, ServiceSettings
 
 if TYPE_CHECKING:
@@ -527,6 +527,26 @@ def test_an_address(address: str, target: str) -> None:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ArgumentError):
         target_of(address)
+
+
+def test_a_folder_for_outputs_is_made_and_a_store_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert prefix_of("~/a/b") == prefix_of("a/b/") == str(tmp_path / "a/b") and (tmp_path / "a/b").is_dir()
+    assert [prefix_of(each) for each in ("", "s3://bucket", "gs://bucket/runs")] == [
+        "",
+        "s3://bucket",
+        "gs://bucket/runs",
+    ]
+    (tmp_path / "file").touch()
+    for outputs, told in (
+        ("s3:/bucket", "no folder's path"),
+        ("s3://", "names no bucket"),
+        ("s4://bucket", "no store is called s4"),
+        ("file/a", "cannot be made"),
+    ):
+        with pytest.raises(ArgumentError, match=told):
+            prefix_of(outputs)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ArgumentError, ServiceError
+from flyteagent_nb.folders import private_folder
 from flyteagent_nb.running.services import AgentService
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Connections:
             outputs: the prefix for outputs that the service can reach.
 
         Raises:
-            ArgumentError: the name or the address does not do.
+            ArgumentError: the name, the address or the prefix does not do.
             ServiceError: it does not answer, speaks something else, or its certificate does not fit; nothing is connected then.
         """
         if name == wire.KERNEL_SERVICE:
@@ -164,7 +166,7 @@ class Connections:
         outputs: str = "",
         service_config: str = "",
     ) -> AgentService:
-        target = target_of(address)
+        target, outputs = target_of(address), prefix_of(outputs)
 
         async def make() -> AgentService:
             return AgentService(
@@ -204,6 +206,32 @@ def target_of(address: str) -> str:
             return "ipv6:" + ",".join(_numbers(part, socket.AF_INET6) for part in parts)
         except ArgumentError:  # one target has addresses of one kind
             raise unknown from None
+
+
+def prefix_of(outputs: str) -> str:
+    """The prefix for outputs that a person means: one in a store, or a folder's path, which is made where it is not there.
+
+    Raises:
+        ArgumentError: there is no such store, it names no bucket, or the folder cannot be made.
+    """
+    store, sign, place = outputs.partition("://")
+    if sign:
+        import fsspec
+
+        if store not in fsspec.available_protocols() or not place.strip("/"):
+            what = (
+                f"{outputs} names no bucket" if store in fsspec.available_protocols() else f"no store is called {store}"
+            )
+            raise ArgumentError(what, hint="outputs go to s3://bucket/runs, gs://bucket/runs or a folder's path")
+        return outputs
+    if not outputs:
+        return ""
+    if re.match(r"\w\w+:", outputs):
+        raise ArgumentError(f"{outputs} is no folder's path", hint="a store is written s3://bucket/runs")
+    try:
+        return str(private_folder(Path(outputs).expanduser().absolute()))
+    except OSError as error:
+        raise ArgumentError(f"the folder {outputs} cannot be made: {error.strerror or error}") from None
 
 
 def _one_host(address: str) -> str:
