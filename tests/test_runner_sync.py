@@ -20,6 +20,7 @@ from flyteagent_nb import tables
 from flyteagent_nb.errors import FlyteAgentNBError, OutputError, RunFailedError, RunTimedOutError
 from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running import runner as runner_module
+from flyteagent_nb.running.journal import KEPT_IN_JOURNAL
 
 if TYPE_CHECKING:
     from scripted_tasks import Agents
@@ -236,18 +237,21 @@ def test_a_copy_of_large_outputs_that_fails_or_hangs_ends_the_run(
 
 
 def test_a_store_that_fails_in_words_of_its_own_fails_the_run(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoCredentialsError(Exception):
         pass
 
-    def read(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise NoCredentialsError("Unable to locate credentials")
 
-    monkeypatch.setattr(workspace.runner.storage, "read_error", read)
+    for method in ("read_error", "write_inputs"):
+        monkeypatch.setattr(workspace.runner.storage, method, fail)
     workspace.catalog.register(ReturningAgent(Resource(phase=TaskExecution.SUCCEEDED)))
     error = failed(workspace.submit(scripted_task("returning", outputs={"x": str}), {}))
     assert "NoCredentialsError: Unable to locate credentials" in str(error)
+    large = workspace.submit(scripted_task(inputs={"x": str}), {"x": "y" * KEPT_IN_JOURNAL})
+    assert "inputs.pb: NoCredentialsError: Unable to locate credentials" in str(failed(large))
 
 
 def test_an_agent_that_prints_without_end(workspace: Workspace) -> None:

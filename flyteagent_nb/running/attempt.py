@@ -132,8 +132,7 @@ class Attempt:
                 template = render_template(template, self._variables())
             except TemplateError as error:  # the create fails, as propeller's does
                 return propeller.create_failed(str(error))
-            write = runner.storage.write_inputs
-            await runner.interruptible(driven, asyncio.to_thread(write, self._prefix, self._inputs))
+            await self._write_inputs()
         if resolved.is_sync:
             runner.record(driven, self._inputs)
             return await self._sync(resolved, template)
@@ -255,9 +254,7 @@ class Attempt:
         else:
             await asyncio.to_thread(runner.storage.make, self._prefix)
         if self._inputs.ByteSize() > KEPT_IN_JOURNAL:
-            await runner.interruptible(
-                driven, asyncio.to_thread(runner.storage.write_inputs, self._prefix, self._inputs)
-            )
+            await self._write_inputs()
         runner.record(driven, self._inputs)
         record = AttemptRecord(self._number, resolved.service.name, self._prefix)
         deadline = self._deadline("CreateTask", resolved)
@@ -439,8 +436,7 @@ class Attempt:
             except Cancelled:
                 raise Cancelled("its job had ended; its outputs were not read to the end") from None
             except Exception as error:  # a bucket's library may raise anything
-                told = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
-                raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, told, retryable=False)) from error
+                raise self._ended(Failure(propeller.OUTPUTS_NOT_FOUND, _words_of(error), retryable=False)) from error
             if stored is None:
                 failure = propeller.outputs_not_found()
                 return dataclasses.replace(
@@ -459,6 +455,16 @@ class Attempt:
             )
             raise Ended("FAILED", mismatch, "OutputMismatch")
         return (outputs,)
+
+    async def _write_inputs(self) -> None:
+        write = asyncio.to_thread(self._runner.storage.write_inputs, self._prefix, self._inputs)
+        try:
+            await self._runner.interruptible(self._driven, write)
+        except Cancelled:
+            raise
+        except Exception as error:  # as for outputs
+            told = f"its inputs cannot be written to {self._prefix}/inputs.pb: {_words_of(error)}"
+            raise self._ended(Failure(propeller.TASK_FAILED, told, retryable=False)) from error
 
     async def _read(self, read: Callable[[str], T]) -> T:
         """Read from the attempt's folder; a bucket may take minutes to fail, and a cancel does not wait for it."""
@@ -547,3 +553,7 @@ class Attempt:
             hint=", ".join(hints),
         )
         return Ended(phase, error, final.code)
+
+
+def _words_of(error: Exception) -> str:
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
