@@ -120,6 +120,8 @@ def _import(name: str) -> ModuleType:
     Raises:
         ArgumentError: it cannot be imported.
     """
+    if name.endswith(".py") or name.startswith(".") or os.sep in name:
+        raise ArgumentError(f"{name} is a file's path, not a module's name", hint="write my_agents for ./my_agents.py")
     if sys.path[0] != "":
         sys.path.insert(0, "")
     try:

@@ -14,6 +14,9 @@ import pytest
 from python_path import TESTS, python_path
 from scripted_tasks import PATIENCE, scripted_task
 
+from flyteagent_nb.__main__ import _import
+from flyteagent_nb.errors import ArgumentError
+
 if TYPE_CHECKING:
     from flyteagent_nb.workspace import Workspace
 
@@ -80,3 +83,9 @@ def test_what_does_not_do(tmp_path: Path, words: tuple[str, ...], told: str) -> 
     )
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
     assert Path(__file__).read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["./my_agents", "my_agents.py", "/a/my_agents"])
+def test_a_path_is_no_module(path: str) -> None:
+    with pytest.raises(ArgumentError, match="is a file's path, not a module's name"):
+        _import(path)
