@@ -467,6 +467,20 @@ def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogC
     assert "Traceback" not in caplog.text
 
 
+def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> None:
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+    body = pb.GetTaskLogsResponseBody(results=["one", "two"])
+    for line in ("one", "two"):
+        body.structured_lines.add(message=line)
+    log = pb.GetTaskLogsResponse(body=body).SerializeToString()
+    with answering(CreateTask=created, GetTask=done, GetTaskLogs=log) as there:
+        workspace.connections.connect("dev", there)
+        run = workspace.submit(scripted_task("answered"), {})
+        run.result(PATIENCE)
+        assert run.logs() == ["one", "two"]
+
+
 def test_a_certificate_that_does_not_fit(workspace: Workspace, tmp_path: Path) -> None:
     connect, authority, other = (
         workspace.connections.connect,

@@ -160,10 +160,9 @@ class AgentService:
             call = self._async.GetTaskLogs(request, timeout=deadline, metadata=self._call_metadata(run_id))
             async for reply in call:
                 _check(reply)
-                for line in reply.body.results:
+                structured = [line.message for line in reply.body.structured_lines]
+                for line in structured or reply.body.results:  # the older field, for callers who know no other
                     yield line
-                for structured in reply.body.structured_lines:
-                    yield structured.message
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
