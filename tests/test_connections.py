@@ -467,6 +467,20 @@ def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogC
     assert "Traceback" not in caplog.text
 
 
+def test_a_service_older_than_listings_serves_what_is_routed_to_it(workspace: Workspace) -> None:
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+    with answering(ListAgents=None, CreateTask=created, GetTask=done) as there:
+        old = {"old": ServiceSettings(there, insecure=True)}
+        made = workspace.connections.connect_all(PropellerConfig("agent-service", None, old, {"routed": "old"}), None)
+        assert (made[0].trouble, made[0].unreachable) == ("", None) and "✓ answers, and lists no types" in ServiceList(
+            made
+        ).text()
+        assert service_of(workspace, "routed") == service_of(workspace, "routed", service="old") == "old"
+        with pytest.raises(TaskTypeNotFoundError, match="no agent serves the task type 'rooted'"):
+            service_of(workspace, "rooted")
+
+
 def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> None:
     created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
     done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()

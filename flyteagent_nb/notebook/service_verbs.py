@@ -121,7 +121,9 @@ class ServiceList(list["Connection"], View):
         now = time.time()
         rows: list[tuple[str, ...]] = []
         for each in self:
-            state = "✓ serves" + (", takes what nobody else does" if each.is_default else "")
+            state = ("✓ serves" if each.types else "✓ answers, and lists no types") + (
+                ", takes what nobody else does" if each.is_default else ""
+            )
             if each.trouble:
                 since = f" since {clock(each.unreachable, now, '%H:%M:%S')}" if each.unreachable else ""
                 state = f"✗ unreachable{since}: {each.trouble}"

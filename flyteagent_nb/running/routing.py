@@ -280,8 +280,10 @@ class Router:
             found = self._listings.get(service, {}).get(key)
             if found is None and task_type in self._supported.get(service, ()):
                 return Resolved(self._services[service], "", False, "supported")
+            if found is None and self._route(key) == service:
+                return Resolved(self._services[service], "", False, "explicit")
             return None if found is None else _because(found, "asked")
-        name = self._routes.get(key) or self._routes.get((task_type, None))
+        name = self._route(key)
         if name is not None and name in self._services:
             found = self._listings.get(name, {}).get(key)  # it keeps its own kind, which propeller would not look at
             return Resolved(
@@ -298,6 +300,9 @@ class Router:
         if self._default in self._services:
             return Resolved(self._services[self._default], "", False, "default")
         return None
+
+    def _route(self, key: tuple[str, int]) -> str | None:
+        return self._routes.get(key) or self._routes.get((key[0], None))
 
     def _rebuild(self) -> None:
         """Apply propeller's rule 1: each service over the ones before it, the default one first; what a configuration names fills gaps.
@@ -353,17 +358,27 @@ class Router:
         try:
             agents = await service.list_agents(deadline=LIST_DEADLINE)
         except grpc.aio.AioRpcError as error:
+            is_old = error.code() is grpc.StatusCode.UNIMPLEMENTED and name != wire.KERNEL_SERVICE
+            if is_old and not self._listings.get(name):
+                # Older than the listing of agents: it serves what a route or a configuration sends there, as propeller has it.
+                self._take(service, {}, change)
+                return True
             if self._services.get(name) is service:
                 self._failed[name] = time.monotonic(), error
                 self._silent.setdefault(name, time.time())
             return False
+        self._take(service, _listing(service, agents), change)
+        return True
+
+    def _take(self, service: AgentService, listing: dict[tuple[str, int], Resolved], change: int) -> None:
+        """Know what a service lists, where it was not replaced meanwhile."""
+        name = service.name
         if self._services.get(name) is service:
             self._failed.pop(name, None)
             self._silent.pop(name, None)
-            self._listings[name] = _listing(service, agents)
+            self._listings[name] = listing
             self._asked[name] = change
             self._rebuild()
-        return True
 
     def _no_service(self, name: str) -> ServiceNotFoundError:
         return ServiceNotFoundError(
