@@ -385,7 +385,9 @@ class Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
         if details.method.endswith("/ExecuteTaskSync"):
             return grpc.stream_stream_rpc_method_handler(lambda requests, context: answer(requests))
         if details.method.endswith("/GetTaskLogs"):
-            return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([answer]))
+            return grpc.unary_stream_rpc_method_handler(
+                lambda request, context: answer(request) if callable(answer) else iter([answer])
+            )
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: answer(request) if callable(answer) else answer
         )
@@ -479,6 +481,22 @@ def test_a_service_older_than_listings_serves_what_is_routed_to_it(workspace: Wo
         assert service_of(workspace, "routed") == service_of(workspace, "routed", service="old") == "old"
         with pytest.raises(TaskTypeNotFoundError, match="no agent serves the task type 'rooted'"):
             service_of(workspace, "rooted")
+
+
+def test_of_a_log_that_breaks_off_what_came_is_shown(workspace: Workspace) -> None:
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+
+    def log(request: bytes) -> Iterator[bytes]:
+        yield pb.GetTaskLogsResponse(body=pb.GetTaskLogsResponseBody(results=["one"])).SerializeToString()
+        raise RuntimeError("no more")
+
+    with answering(CreateTask=created, GetTask=done, GetTaskLogs=log) as there:
+        workspace.connections.connect("dev", there)
+        run = workspace.submit(scripted_task("answered"), {})
+        run.result(PATIENCE)
+        line, end = run.logs()
+    assert line == "one" and "what more there is did not come: UNKNOWN" in end and "no more" in end
 
 
 def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,7 +22,7 @@ DEADLINE = 10.0
 
 
 async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -> list[str]:
-    """The lines of a job's log, without the ends of lines; none where its agent keeps no log.
+    """The lines of a job's log, without the ends of lines, as far as they come in time; none where its agent keeps no log.
 
     Args:
         service: which has the job.
@@ -29,7 +30,7 @@ async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -
         resource_meta: names the job.
 
     Raises:
-        ServiceError: the service does not answer, or answers with an error.
+        ServiceError: the service does not answer, or answers with an error before a line came.
     """
     request = GetTaskLogsRequest(
         task_type=s.task_type,
@@ -37,10 +38,15 @@ async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -
         resource_meta=resource_meta,
         lines=LINES,
     )
+    lines: deque[str] = deque(maxlen=LINES)
     try:
-        return [line.rstrip("\r\n") async for line in service.logs(request, s.id, DEADLINE)]
+        async for line in service.logs(request, s.id, DEADLINE):
+            lines.append(line.rstrip("\r\n"))
+        return list(lines)
     except grpc.aio.AioRpcError as error:
         details = error.details() or ""
+        if lines:  # as of a job that runs, whose log goes on
+            return [*lines, f"[… what more there is did not come: {error.code().name}: {details[:300]}]"]
         # flytekit's own service has the second: it lets the exception of an agent without get_logs through.
         if error.code() is grpc.StatusCode.UNIMPLEMENTED or "NotImplementedError" in details:
             return []
