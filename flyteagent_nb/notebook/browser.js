@@ -74,6 +74,7 @@ function start(model) {
   const ours = `[data-fa-kernel="${CSS.escape(kernel)}"]`;
   const seen = new WeakMap(); // a block's or a clock's element -> when it came, in ms of this page
   const newest = new Map(); // a block's id -> when the newest of it was made, by the kernel's clock
+  const apart = new Set(); // the ids of blocks that the kernel was told are where the notebook's updates do not reach
   const memory = new Map(); // a block's id -> what a person typed, chose, unfolded and scrolled there
   let focused = null; // the control that has the focus, or had it when its block was replaced
   let pressed = null; // the button that the mouse went down on: it may be another element when the mouse goes up
@@ -317,9 +318,12 @@ function start(model) {
     for (const block of document.querySelectorAll(ours)) {
       if (seen.has(block)) continue;
       seen.set(block, performance.now());
-      // Only the kernel can tell whether this is the newest: its updates do not reach what was loaded from a file.
+      // Only the kernel can tell whether this is the newest: its updates do not reach what was loaded from a file. Nor do they reach
+      // a cell that was moved or pasted, which shows what was there before, nor an Output widget.
       const id = block.dataset.faBlock, at = Number(block.dataset.faAt), before = newest.get(id);
-      if (before === undefined || at < before) send({ do: "seen", block: id, at });
+      const isApart = at <= before || block.closest(".widget-output") !== null;
+      if (before === undefined || at < before || (isApart && !apart.has(id))) send({ do: "seen", block: id, at, apart: isApart });
+      if (isApart) apart.add(id);
       newest.set(id, Math.max(at, before ?? at));
       restore(block);
       reselect(block);

@@ -66,7 +66,7 @@ class Block:
         held: until when it stays as it is, by the monotonic clock: a list in it is open, which would close.
         publisher: IPython's, through which it was shown.
         due: whether it must be sent although it looks as before: a page may have an older one, or a button that waits for an answer.
-        loaded: whether a page shows it from the file: displays do not reach it there.
+        loaded: whether a page shows it from the file, in a cell that was moved, or in an Output widget: displays do not reach it there.
         said: the words that a person who cannot see it was told last.
         poll: seconds between two looks at whether it has changed, where nobody touches it; None where somebody does.
         polled: when it was last looked at, by the monotonic clock.
@@ -344,7 +344,7 @@ class Page:
         if what == "ready":
             self._opened()
         elif what == "seen":
-            self._seen(block_id, message.get("at"))
+            self._seen(block_id, message.get("at"), apart=message.get("apart") is True)
         elif what in ("hold", "release"):
             if block is not None:
                 block.held = time.monotonic() + HELD if what == "hold" else 0.0
@@ -369,14 +369,15 @@ class Page:
             block.loaded = block.loaded or another
             self._refresh(block)
 
-    def _seen(self, block_id: str, at: object) -> None:
-        """A page has a block, made at that time; give it a newer one."""
+    def _seen(self, block_id: str, at: object, *, apart: bool) -> None:
+        """A page has a block, made at that time; give it a newer one, and each one where displays do not reach it."""
         block, ended = self._blocks.get(block_id), self._ended.get(block_id)
         if ended is not None:
             self._browser.send({"block": block_id, "html": ended, "at": round(time.time(), 3)})
-        elif block is not None and isinstance(at, (int, float)) and at < block.made - OLD:
-            block.loaded = True
-            self._refresh(block)
+        elif block is not None and isinstance(at, (int, float)):
+            if at < block.made - OLD or (apart and not block.loaded):
+                block.loaded = True
+                self._refresh(block)
 
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live

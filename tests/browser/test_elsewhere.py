@@ -1,4 +1,5 @@
-"""Where else a block is: scrolled out of a windowed notebook, in a view of its own, in a second tab, and after restarts."""
+"""Where else a block is: scrolled out of a windowed notebook, in a view of its own, in a cell that was moved, in an Output widget, in a
+second tab, and after restarts."""
 
 from __future__ import annotations
 
@@ -99,6 +100,24 @@ def test_in_a_view_of_its_own_it_acts_and_keeps_the_focus(nb: Notebook) -> None:
     nb.evaluate(
         "panel => { for (const w of [...window.jupyterapp.shell.widgets('main')]) if (w !== panel) w.close(); }"
     )
+
+
+def test_in_a_cell_that_was_moved_and_in_an_output_widget_it_goes_on(nb: Notebook) -> None:
+    """The notebook's own updates reach neither."""
+    nb.set("timed", "job_of(300.0)")
+    moved = nb.ok("%agent run timed a=1 -b").shows("stage 2 of 4")
+    inside = nb.ok(
+        "import flyteagent_nb, ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\n"
+        "with out:\n    display(flyteagent_nb.submit(timed, a=2))"
+    )
+    nb.evaluate("(panel, n) => { panel.content.activeCellIndex = n; }", moved.number)
+    nb.tab.command("notebook:move-cell-up")
+    moved = Cell(nb, moved.number - 1)
+    moved.button("Cancel").wait_for()
+    for step in ("step 2", "step 3"):
+        nb.value(f"[job.script.update(message={step!r}) for job in scripted.jobs.values()]")
+        for cell in (moved, inside):
+            cell.shows(step, limit=15)
 
 
 def test_in_a_second_tab_both_follow_and_both_act(warm: str, open_tab: Callable[..., Tab]) -> None:
