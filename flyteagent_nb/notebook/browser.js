@@ -130,15 +130,15 @@ function start(model) {
       setTimeout(() => (control.textContent = text), 1200);
       return;
     }
+    const inputs = control.dataset.faFields === undefined ? [] : [...block.querySelectorAll("[data-fa-field]")];
+    // The value of half a date, or of a number that is none, is the empty text, which means None or the default: the browser tells.
+    const bad = inputs.find((field) => field.validity.badInput);
+    if (bad) return bad.reportValidity();
     if (control.dataset.faBusy) {
       control.textContent = control.dataset.faBusy;
       control.setAttribute("aria-disabled", "true");
     }
-    let fields;
-    if (control.dataset.faFields !== undefined) {
-      fields = {};
-      for (const field of block.querySelectorAll("[data-fa-field]")) fields[field.name] = field[typedInto(field)];
-    }
+    const fields = inputs.length ? Object.fromEntries(inputs.map((field) => [field.name, field[typedInto(field)]])) : undefined;
     release();
     send({ do: control.dataset.faDo, id: control.dataset.faId, block: block.dataset.faBlock, fields });
   };

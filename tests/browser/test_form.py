@@ -83,6 +83,26 @@ def test_what_is_wrong_stands_beside_its_field(nb: Notebook, form: Cell) -> None
     expect(field(form, "tags")).not_to_have_attribute("aria-invalid", "true")
 
 
+def test_what_is_typed_in_half_is_not_taken_for_nothing(nb: Notebook, form: Cell) -> None:
+    """A browser gives the empty text for it, which would mean None or the default."""
+    fill(form)
+    begun = "len(__import__('flyteagent_nb').get_workspace().runner.runs())"
+    before = nb.value(begun)
+    when, rate = field(form, "when"), field(form, "rate")
+    when.fill("")
+    when.press_sequentially("02")
+    rate.fill("")
+    rate.press_sequentially("1e400")
+    for unfinished, whole in ((rate, "0.25"), (when, "2024-02-03")):
+        form.button("Run").click()
+        expect(unfinished).to_be_focused()
+        assert unfinished.evaluate("e => e.validity.badInput")
+        assert nb.value(begun) == before
+        unfinished.fill(whole)
+    unfinished.press("Enter")
+    form.shows("Succeeded")
+
+
 @pytest.mark.usefixtures("each_app")
 def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
     fill(form)
