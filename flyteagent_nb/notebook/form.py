@@ -10,6 +10,7 @@ from flyteagent_nb.notebook.blocks import RunBlock
 from flyteagent_nb.notebook.fields import all_fields, fields_of, fitting, values_of
 from flyteagent_nb.notebook.form_views import form_html, form_text
 from flyteagent_nb.notebook.page import Block
+from flyteagent_nb.notebook.render import in_field
 
 if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask
@@ -106,9 +107,14 @@ class FormBlock(Block):
                 self._submit(values)
 
     def _sent(self, fields: Any) -> dict[str, str | bool]:
-        """What the page sent, as far as it is of this form."""
+        """What the page sent, as far as it is of this form. A text that a page alters by itself is as it was."""
         sent = fields if isinstance(fields, Mapping) else {}
-        return {f.name: sent[f.name] for f in all_fields(self._fields) if isinstance(sent.get(f.name), (str, bool))}
+        found: dict[str, str | bool] = {}
+        for field in all_fields(self._fields):
+            text, before = sent.get(field.name), self._texts.get(field.name, field.text)
+            if isinstance(text, (str, bool)):
+                found[field.name] = before if isinstance(before, str) and text == in_field(before) else text
+        return found
 
     def _submit(self, values: dict[str, Any]) -> None:
         try:

@@ -9,7 +9,7 @@ from flyteagent_nb.errors import ArgumentError
 from flyteagent_nb.notebook.field_texts import read
 from flyteagent_nb.notebook.field_types import JSON, FieldKind
 from flyteagent_nb.notebook.fields import Field, all_fields
-from flyteagent_nb.notebook.render import FRAME, GREY, MONO, RED, clip, escape, table_text
+from flyteagent_nb.notebook.render import FRAME, GREY, MONO, RED, clip, escape, in_field, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -265,7 +265,7 @@ def _name(field: Field) -> str:
 
 def _has_lines(field: Field) -> bool:
     """Whether it takes more than a line."""
-    return field.kind in JSON or (field.kind is FieldKind.TEXT and "\n" in str(field.text))
+    return field.kind in JSON or (field.kind is FieldKind.TEXT and "\n" in in_field(str(field.text)))
 
 
 def _typed(field: Field, text: str) -> str:

@@ -126,6 +126,12 @@ def escape(text: object) -> str:
     return escaped if escaped.isascii() else _TURNS.sub("\N{REPLACEMENT CHARACTER}", escaped)
 
 
+def in_field(text: str) -> str:
+    """What a page gives back for a text that :func:`escape` put into a field: it has one kind of line end and no character 0."""
+    told = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return _TURNS.sub("\N{REPLACEMENT CHARACTER}", told)
+
+
 def link(name: str, uri: str) -> str:
     """A link, where ``uri`` is http or https; else both as text."""
     try:

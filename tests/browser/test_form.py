@@ -128,6 +128,20 @@ def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
     assert not field(form, "dry").is_checked()
 
 
+def test_what_a_page_cannot_show_is_sent_as_it_was(nb: Notebook) -> None:
+    """Marks of direction, of which Windows puts one before a path that is copied, characters 0 and other line ends."""
+    nb.set("text", "scripted_task('echo', inputs=dict(s=str, lines=str), outputs=dict(s=str, lines=str))")
+    for name, value in (("s", "\u202aC:\\a\u2067b\0"), ("lines", "1\r\n2\r3\n\u202a")):
+        nb.set(name, repr(value))
+    form = nb.ok("%agent form text s=s lines=lines")
+    form.button("Run").click()
+    form.shows("Succeeded")
+    assert (
+        nb.value("__import__('flyteagent_nb').get_workspace().runner.find('last').outputs == dict(s=s, lines=lines)")
+        == "True"
+    )
+
+
 def test_what_is_typed_outlives_updates_and_its_run_is_cancelled_below(nb: Notebook) -> None:
     nb.ok(TASK)
     form = nb.ok("%agent form long rows=1 note='z'")
