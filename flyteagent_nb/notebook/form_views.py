@@ -29,11 +29,11 @@ _LABELS = 190
 _CELL = "text-align:left;padding:2px 16px 2px 0;vertical-align:top;border:0;overflow-wrap:anywhere"
 _UNSEEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
 _WIDTHS = {
-    FieldKind.WHOLE: "160px",
-    FieldKind.NUMBER: "160px",
+    FieldKind.WHOLE: "220px",
+    FieldKind.NUMBER: "220px",
     FieldKind.DATE: "160px",
-    FieldKind.DURATION: "160px",
-    FieldKind.DATETIME: "220px",
+    FieldKind.DURATION: "220px",
+    FieldKind.DATETIME: "270px",
 }
 
 

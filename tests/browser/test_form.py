@@ -142,6 +142,27 @@ def test_what_a_page_cannot_show_is_sent_as_it_was(nb: Notebook) -> None:
     )
 
 
+def test_the_longest_numbers_and_times_are_seen_whole(nb: Notebook) -> None:
+    nb.ok("import datetime")
+    nb.set("sizes", "scripted_task('echo', inputs=dict(n=int, x=float, at=datetime.datetime))")
+    for name, value in (
+        ("n", "-(2**63)"),
+        ("x", "-1.2345678901234567e-300"),
+        ("at", "datetime.datetime(2024, 12, 30, 23, 58, 59, 123456)"),
+    ):
+        nb.set(name, value)
+    form = nb.ok("%agent form sizes n=n x=x at=at")
+    form.button("Run").wait_for()
+    for name in ("n", "x", "at"):
+        room, needed = field(form, name).evaluate(
+            """e => { const pen = document.createElement('canvas').getContext('2d'); pen.font = getComputedStyle(e).font;
+            const spin = 18, padding = 12, copy = e.cloneNode(), room = e.clientWidth;
+            if (e.type === 'number') return [room, pen.measureText(e.value).width + spin + padding];
+            copy.style.cssText = 'width: auto'; e.replaceWith(copy); return [room, copy.clientWidth]; }"""
+        )
+        assert room >= needed, name
+
+
 def test_what_is_typed_outlives_updates_and_its_run_is_cancelled_below(nb: Notebook) -> None:
     nb.ok(TASK)
     form = nb.ok("%agent form long rows=1 note='z'")
