@@ -62,11 +62,11 @@ class Capturing:
 
 
 class Kernel:
-    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata
+    def __init__(self) -> None:
+        self.parent: dict[str, Any] = {"header": {}, "metadata": None}
 
     def get_parent(self) -> dict[str, Any]:
-        return {"header": {}, "metadata": self.metadata}
+        return self.parent
 
 
 class Shell:
@@ -289,8 +289,18 @@ def test_words_for_a_screen_reader_are_sent_when_they_change(page: Page, shell: 
     assert [each["say"] for each in page._browser.sent if "say" in each] == ["more than 10"]
 
 
-@pytest.mark.parametrize(("metadata", "asked"), [(None, False), ({}, False), ({"cellId": "x"}, True)])
-def test_only_a_cell_of_a_page_makes_the_widget(metadata: Any, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "metadata", "asked"),
+    [
+        ("execute_request", None, False),
+        ("execute_request", {}, False),
+        ("execute_request", {"cellId": "x"}, True),
+        ("comm_msg", {}, True),
+    ],
+)
+def test_only_a_cell_or_a_widget_of_a_page_makes_the_widget(
+    kind: str, metadata: Any, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flyteagent_nb.notebook import browser
 
     made: list[object] = []
@@ -304,7 +314,7 @@ def test_only_a_cell_of_a_page_makes_the_widget(metadata: Any, asked: bool, monk
 
     monkeypatch.setattr(browser, "Browser", Browser)
     shell = Shell()
-    shell.kernel.metadata = metadata
+    shell.kernel.parent = {"header": {"msg_type": kind}, "metadata": metadata}
     page = Page(shell)
     try:
         page.show(Told(page))

@@ -41,7 +41,11 @@ def _sends(publisher: Any) -> bool:
 
 
 def from_page(shell: Any) -> bool:
-    """Whether the cell that runs came from a page: those name it. nbclient and papermill do not, and would save our widget's code."""
+    """Whether what runs came from a page: its cells name themselves, and a message of a widget is of a page that shows it. nbclient and
+    papermill send neither, and would save our widget's code.
+    """
     get_parent = getattr(getattr(shell, "kernel", None), "get_parent", None)
     parent = get_parent() if get_parent is not None else None
-    return isinstance(parent, dict) and "cellId" in (parent.get("metadata") or {})
+    if not isinstance(parent, dict):
+        return False
+    return "cellId" in (parent.get("metadata") or {}) or (parent.get("header") or {}).get("msg_type") == "comm_msg"
