@@ -177,9 +177,8 @@ def _runs(state: PanelState, kernel: str) -> str:
     message = ("message", f"{_CELL};width:36%")
     table = _table((*named, lanes, message, ("", "padding:0")), rows, "width:100%", _STAYS if kernel else "", marks)
     older = state.total - len(state.snapshots)
-    none = (
-        f'<div data-fa-none style="display:none;{_SMALL};padding:4px 0">No run fits the filter.</div>' if kernel else ""
-    )
+    told = "No run fits the filter." if older <= 0 else f"None of these {len(state.snapshots):,} runs fits the filter."
+    none = f'<div data-fa-none style="display:none;{_SMALL};padding:4px 0">{told}</div>' if kernel else ""
     more = f"<div>{_soft(f'and {older:,} older: %agent runs')}</div>" if older > 0 else ""
     return (
         f'<div style="{_LINE};font-size:12px;margin:6px 0 4px">'
