@@ -427,6 +427,25 @@ def test_words_that_turn_the_direction_of_those_after_them() -> None:
     assert "\u202e" not in link
 
 
+def test_no_line_of_it_is_empty() -> None:
+    """In Markdown it would be over there: what an agent says after that would be markup, links and pictures."""
+    text = "one\n\n# two\r\n\r\n![](https://example.com)\r\r[three](javascript:1)\n \n"
+    error = RunFailedError(text, task="a", task_type="b", run_id="r", phase="FAILED")
+    shown = [
+        run_views.run_html(
+            snapshot(name=text, message=text), captured=text.split("\n"), kernel="k", block="b", attach=text
+        ),
+        run_views.run_html(
+            snapshot(error=error, phase="FAILED", ended=2.0), outputs=previews.outputs_html({"o": text})
+        ),
+        views.Lines([text]).html(),
+        render.pairs_html([("a", text)]),
+    ]
+    for source in shown:
+        assert all(line.strip() for line in source.splitlines())
+        assert "javascript:1" in Checked(source).text
+
+
 def test_names_that_are_too_long_for_a_row() -> None:
     s = snapshot(name="w" * 500, task_type="t" * 500, log_links=(("l" * 500, "https://x"),))
     assert max(map(len, run_views.run_row(s, time.time()))) <= 80

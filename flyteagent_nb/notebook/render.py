@@ -121,8 +121,10 @@ _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def escape(text: object) -> str:
-    """Text for HTML. What would turn the direction of the words after it, ours too, is shown as a mark."""
-    escaped = html.escape(str(text), quote=True)
+    """Text for HTML. What would turn the direction of the words after it, ours too, is shown as a mark. It is in one line, as in
+    Markdown, which a notebook may be converted to, HTML ends where a line is empty.
+    """
+    escaped = html.escape(str(text), quote=True).replace("\n", "&#10;").replace("\r", "&#13;")
     return escaped if escaped.isascii() else _TURNS.sub("\N{REPLACEMENT CHARACTER}", escaped)
 
 
