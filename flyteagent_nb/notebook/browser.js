@@ -10,6 +10,7 @@ const STYLE = `
 .fnb-ok { color: var(--jp-success-color0, #2c8c3c) !important; } .fnb-bg-ok { background-color: var(--jp-success-color1, #2c8c3c) !important; }
 .fnb-bad { color: var(--jp-error-color0, #d8453c) !important; } .fnb-bg-bad { background-color: var(--jp-error-color1, #d8453c) !important; }
 .fnb-bg-none { background-color: var(--jp-layout-color3, #8884) !important; }
+[class*="fnb-bg-"] { forced-color-adjust: none; } /* a bar is nothing but its colour, which Windows' contrast themes take away */
 [data-jp-theme-light="false"] .fnb-wait { color: #ffb74d !important; }
 [data-jp-theme-light="false"] .fnb-run { color: #64b5f6 !important; }
 [data-jp-theme-light="false"] .fnb-ok { color: #81c784 !important; }

@@ -139,6 +139,19 @@ def test_a_narrow_page_holds_it(nb: Notebook) -> None:
         nb.page.set_viewport_size(before)
 
 
+def test_a_bar_is_seen_where_the_system_forces_its_colours(nb: Notebook) -> None:
+    nb.set("fails", "scripted_task(name='bad', phases=['FAILED'], message='no')")
+    cell = nb.ok("%agent run fails -b").shows("Failed")
+    colours = """e => [...e.querySelectorAll('[role=img] > span')].map(s => getComputedStyle(s).backgroundColor)"""
+    before = cell.html.evaluate(colours)
+    nb.page.emulate_media(forced_colors="active")
+    try:
+        assert cell.html.evaluate(colours) == before
+    finally:
+        nb.page.emulate_media(forced_colors="none")
+    assert len(set(before)) == 2
+
+
 @pytest.mark.usefixtures("each_app")
 def test_many_ticks_do_not_lose_the_focus(nb: Notebook) -> None:
     """Tab reaches Cancel, the focus outlives updates, Enter cancels, and then the notebook has it again."""
