@@ -427,6 +427,10 @@ def test_words_that_turn_the_direction_of_those_after_them() -> None:
     assert "\u202e" not in link
 
 
+def test_the_colours_of_a_terminal_are_left_out() -> None:
+    assert render.escape("\x1b[1;31merror\x1b[0m: [0m") == "error: [0m"  # as dbt and others write their lines
+
+
 def test_no_line_of_it_is_empty() -> None:
     """In Markdown it would be over there: what an agent says after that would be markup, links and pictures."""
     text = "one\n\n# two\r\n\r\n![](https://example.com)\r\r[three](javascript:1)\n \n"

@@ -117,20 +117,21 @@ def type_text(snapshot: RunSnapshot) -> str:
     return f"{snapshot.task_type} (stand-in)" if snapshot.stand_in else snapshot.task_type
 
 
+_COLOURS = re.compile("\x1b\\[[0-9;:]*m")
 _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def escape(text: object) -> str:
-    """Text for HTML. What would turn the direction of the words after it, ours too, is shown as a mark. It is in one line, as in
-    Markdown, which a notebook may be converted to, HTML ends where a line is empty.
+    """Text for HTML. What would turn the direction of the words after it, ours too, is shown as a mark. A terminal's
+    colours are left out. It is in one line, as in Markdown, which a notebook may be converted to, HTML ends where a line is empty.
     """
-    escaped = html.escape(str(text), quote=True).replace("\n", "&#10;").replace("\r", "&#13;")
+    escaped = html.escape(_COLOURS.sub("", str(text)), quote=True).replace("\n", "&#10;").replace("\r", "&#13;")
     return escaped if escaped.isascii() else _TURNS.sub("\N{REPLACEMENT CHARACTER}", escaped)
 
 
 def in_field(text: str) -> str:
     """What a page gives back for a text that :func:`escape` put into a field: it has one kind of line end and no character 0."""
-    told = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    told = _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
     return _TURNS.sub("\N{REPLACEMENT CHARACTER}", told)
 
 

@@ -131,7 +131,7 @@ def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
 def test_what_a_page_cannot_show_is_sent_as_it_was(nb: Notebook) -> None:
     """Marks of direction, of which Windows puts one before a path that is copied, characters 0 and other line ends."""
     nb.set("text", "scripted_task('echo', inputs=dict(s=str, lines=str), outputs=dict(s=str, lines=str))")
-    for name, value in (("s", "\u202aC:\\a\u2067b\0"), ("lines", "1\r\n2\r3\n\u202a")):
+    for name, value in (("s", "\u202aC:\\a\u2067b\0"), ("lines", "1\r\n2\r3\n\u202a\x1b[1m")):
         nb.set(name, repr(value))
     form = nb.ok("%agent form text s=s lines=lines")
     form.button("Run").click()
