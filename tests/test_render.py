@@ -395,6 +395,24 @@ def test_outputs_are_told_by_their_kind() -> None:
     assert "1,000 rows" in read.text and "10,000 characters" in read.text and "Shy" in read.text
 
 
+def test_the_labels_of_a_frames_rows_are_shown_where_they_tell_something() -> None:
+    frame = pd.DataFrame({"customer": ["ann", "bob"], "year": [2023, 2024], "x": [1.5, 2.0]})
+    plain, grouped = frame[["x"]], frame.groupby("customer")[["x"]].sum()
+    assert previews._table(plain) == ("DataFrame, 2 rows, 1 column", ["x"], [["1.5"], ["2"]])
+    assert previews._table(grouped) == (
+        "DataFrame, 2 rows, 1 column",
+        ["customer", "x"],
+        [["ann", "1.5"], ["bob", "2"]],
+    )
+    by_two = frame.set_index(["customer", "year"])
+    assert previews._table(by_two) == (
+        "DataFrame, 2 rows, 1 column",
+        ["customer", "year", "x"],
+        [["ann", "2023", "1.5"], ["bob", "2024", "2"]],
+    )
+    assert previews._table(grouped[[]]) == ("DataFrame, 2 rows, 0 columns", ["customer"], [["ann"], ["bob"]])
+
+
 def test_files_and_folders_are_told_with_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flytekit.types.directory import FlyteDirectory
     from flytekit.types.file import FlyteFile

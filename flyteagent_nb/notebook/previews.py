@@ -127,9 +127,16 @@ def _table(value: Any) -> Table | None:
 
 
 def _pandas(frame: Any) -> Table:
+    """With the labels of its rows, unless they are nothing but numbers from 0 on: those of a groupby tell what a row is of."""
     head = frame.iloc[:ROWS, :COLUMNS]
+    columns = [str(c) for c in head.columns]
     rows = [[_cell(v) for v in row] for row in head.itertuples(index=False, name=None)]
-    return _size("DataFrame", *frame.shape), [str(c) for c in head.columns], rows
+    index = head.index
+    if type(index).__name__ != "RangeIndex":
+        columns = ["" if name is None else str(name) for name in index.names] + columns
+        labels = [[_cell(label) for label in (each if index.nlevels > 1 else (each,))] for each in index]
+        rows = [[*told, *row] for told, row in zip(labels, rows or [[]] * len(labels), strict=True)]
+    return _size("DataFrame", *frame.shape), columns, rows
 
 
 def _arrow(table: Any) -> Table:
