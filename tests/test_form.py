@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Optional
@@ -184,9 +184,25 @@ def test_what_was_typed_stays_and_an_error_stands_at_its_field() -> None:
     assert sum(has.get("aria-invalid") == "true" for _, has, _ in page.found) == 2
 
 
-@pytest.mark.parametrize("text", ["inf", "nan", "fast", "1e999"])
-def test_what_a_number_field_would_not_show_is_in_a_text_field(text: str) -> None:
-    assert Elements(html({"rate": text})).control("rate")[1]["type"] == "text"
+@pytest.mark.parametrize(
+    ("python_type", "text", "shown"),
+    [
+        *((float, text, "text") for text in ("inf", "nan", "fast", "1e999", " 5", "+5", "5.", "1_000", "\u0665")),
+        *((float, text, "number") for text in ("-0.0", ".5", "1e-05", "1.5E+3", "")),
+        (int, "1_000", "text"),
+        (int, "-3", "number"),
+        (date, "20240131", "text"),
+        (date, "2024-02-30", "text"),
+        (date, "2024-01-31", "date"),
+        (datetime, "2024-01-31T12:00:00Z", "text"),
+        (datetime, "2024-01-31T12:00:00.1234", "text"),
+        (datetime, "2024-01-31T12:00", "datetime-local"),
+        (datetime, "2024-01-31T12:00:00.123", "datetime-local"),
+    ],
+)
+def test_what_a_field_of_its_type_would_not_show_is_in_a_text_field(python_type: Any, text: str, shown: str) -> None:
+    form = form_html("a", "b", fields_of(Interface({"x": python_type})), {"x": text}, {}, kernel="k", block="b")
+    assert Elements(form).control("x")[1]["type"] == shown
 
 
 def test_run_sends_the_fields_and_is_off_while_a_run_is_under_way() -> None:

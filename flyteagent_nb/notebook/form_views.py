@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -270,22 +271,31 @@ def _has_lines(field: Field) -> bool:
 
 def _typed(field: Field, text: str) -> str:
     """The type of an input. A browser shows nothing of a text that does not fit its type, so such a text has to be a text."""
-    kinds = {
-        FieldKind.WHOLE: 'type="number" step="1"',
-        FieldKind.NUMBER: 'type="number" step="any"',
-        FieldKind.DATE: 'type="date"',
-        FieldKind.DATETIME: 'type="datetime-local" step="1"',
-    }
-    if field.kind not in kinds:
+    if field.kind not in _TYPED:
         return 'type="text"'
+    typed, form = _TYPED[field.kind]
     if text:
         try:
             value = read(field.kind, field.python_type, text, {})
         except ArgumentError:
             return 'type="text"'
-        if value in (float("inf"), float("-inf")) or value != value:
+        if not form.fullmatch(text) or value in (float("inf"), float("-inf")):
             return 'type="text"'
-    return kinds[field.kind]
+    return typed
+
+
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_DATE = r"\d{4}-\d\d-\d\d"
+_TYPED = {
+    FieldKind.WHOLE: ('type="number" step="1"', _NUMBER),
+    FieldKind.NUMBER: ('type="number" step="any"', _NUMBER),
+    FieldKind.DATE: ('type="date"', re.compile(_DATE, re.ASCII)),
+    FieldKind.DATETIME: (
+        'type="datetime-local" step="1"',
+        re.compile(_DATE + r"T\d\d:\d\d(:\d\d(\.\d{1,3})?)?", re.ASCII),
+    ),
+}
+"""The type of an input, and the form of the texts that a browser shows in it: Python reads ``+5``, ``1_000`` and `` 5`` too."""
 
 
 def _options(field: Field, text: str) -> str:
