@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -42,12 +43,21 @@ class Unlike:
         (float("nan"), float("nan"), ""),
         ([1, {"a": 2}], [1, {"a": 2}], ""),
         (FRAME, FRAME.copy(), ""),
-        (FRAME, FRAME.set_axis([5, 6, 7]), ""),  # an index is no part of a result
+        (FRAME, FRAME.set_axis([5, 6, 7]), ""),  # an index that is numbers is no part of a result
+        (FRAME.set_index("b"), FRAME.set_index("b"), ""),
+        (FRAME.set_index("b"), FRAME.assign(b=["x", "y", "-"]).set_index("b"), "≠ labels of rows"),
+        (FRAME[["a"]], FRAME.set_index("b"), "≠ labels of rows"),
         (FRAME, FRAME.assign(b=["x", "-", "-"]), "≠ 2 of 3 rows"),
         (FRAME, FRAME.head(2), "≠ 3 and 2 rows"),
         (FRAME, FRAME.rename(columns={"a": "c"}), "≠ columns"),
         (FRAME[["b"]].head(1), FRAME[["b"]].head(1).astype("category"), "≠ types of columns"),
         (FRAME["a"].to_numpy(), FRAME["a"].to_numpy() + 1, "≠"),
+        (FRAME["a"].to_numpy(), FRAME["a"].to_numpy(), ""),
+        (np.ones(1), np.ones(3), "≠"),
+        (np.array(["a", None]), np.array(["a", None]), ""),
+        ({"loss": [float("nan"), 1.0]}, {"loss": [float("nan"), 1.0]}, ""),
+        ({"loss": [float("nan"), 1.0]}, {"loss": [float("nan"), 2.0]}, "≠"),
+        ([1], [1, 1], "≠"),
         (pa.table({"a": [1]}), pa.table({"a": [1]}), ""),
         (pa.table({"a": [1]}), pa.table({"a": [2]}), "≠"),
         (Unlike(), Unlike(), "not compared: RuntimeError"),

@@ -181,8 +181,7 @@ def difference(first: Any, second: Any) -> str:
             return "" if _content(first) == _content(second) else "≠ contents"
         if hasattr(first, "equals"):  # of Arrow, Polars and a column of pandas
             return "" if first.equals(second) else "≠"
-        same = first == second
-        return "" if bool(same.all() if hasattr(same, "all") else same) or _is_nan(first, second) else "≠"
+        return "" if _same(first, second) else "≠"
     except Exception as error:  # values are of any class, and how they compare is their own code
         return f"not compared: {type(error).__name__}"
 
@@ -196,6 +195,8 @@ def _frames(first: Any, second: Any) -> str:
     count = int((~((a == b) | (a.isna() & b.isna())).all(axis=1)).sum())
     if count:
         return f"≠ {count:,} of {len(a):,} row{'s' if len(a) != 1 else ''}"
+    if _has_labels(first) != _has_labels(second) or (_has_labels(first) and not first.index.equals(second.index)):
+        return "≠ labels of rows"
     return "" if list(first.dtypes) == list(second.dtypes) else "≠ types of columns"
 
 
@@ -208,5 +209,20 @@ def _content(file: Any) -> object:
         return opened.read()
 
 
-def _is_nan(first: Any, second: Any) -> bool:
-    return bool(isinstance(first, float) and first != first and second != second)
+def _has_labels(frame: Any) -> bool:
+    """Whether its index is part of the result, as that of a groupby is; the numbers that rows have by themselves are none."""
+    return list(frame.index.names) != [None] or frame.index.dtype.kind not in "iu"
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two values are equal. What is not a number is as another such, inside of lists, dicts and arrays too."""
+    if type(first) is type(second) and isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
+    if type(first) is type(second) and isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if getattr(first, "shape", None) != getattr(second, "shape", None):  # numpy would stretch one to the other's
+        return False
+    same = first == second
+    if hasattr(same, "all"):
+        same = (same | ((first != first) & (second != second))).all()
+    return bool(same) or (isinstance(first, float) and first != first and second != second)
