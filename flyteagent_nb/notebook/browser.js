@@ -240,6 +240,10 @@ function start(model) {
     }
     remember(event);
   };
+  const wheeled = (event) => { // who scrolls past a number that has the focus means the page, and the browser would count it up or down
+    const field = of("[data-fa-field][type=number]", event);
+    if (field && field === document.activeElement) field.blur();
+  };
   const scrolled = ({ target }) => {
     if (target.dataset?.faScroll === undefined || !blockOf(target)) return;
     memoryOf(blockOf(target)).scrolls[target.dataset.faScroll] = [target.scrollLeft, target.scrollTop];
@@ -369,7 +373,7 @@ function start(model) {
     requestAnimationFrame(() => { queued = false; replaced(); });
   });
   const listeners = [["pointerdown", down], ["pointerup", up], ["click", clicked], ["keydown", key], ["keyup", remember],
-    ["input", typed], ["change", typed], ["change", left], ["focusout", left], ["focusin", remember], ["scroll", scrolled]];
+    ["input", typed], ["change", typed], ["change", left], ["focusout", left], ["focusin", remember], ["scroll", scrolled], ["wheel", wheeled]];
   let timer = null;
   const begin = () => {
     if (timer !== null) return;

@@ -128,6 +128,18 @@ def test_enter_runs_and_no_key_is_a_command(nb: Notebook, form: Cell) -> None:
     assert not field(form, "dry").is_checked()
 
 
+def test_scrolling_past_a_number_leaves_it(nb: Notebook, form: Cell) -> None:
+    rows = field(form, "rows")
+    rows.fill("7")
+    rows.hover()
+    turned = nb.page.evaluate_handle(
+        "() => ({ done: new Promise(done => window.addEventListener('wheel', () => setTimeout(done))) })"
+    )
+    nb.page.mouse.wheel(0, 100)
+    turned.evaluate("t => t.done")
+    expect(rows).to_have_value("7")
+
+
 def test_what_a_page_cannot_show_is_sent_as_it_was(nb: Notebook) -> None:
     """Marks of direction, of which Windows puts one before a path that is copied, characters 0 and other line ends."""
     nb.set("text", "scripted_task('echo', inputs=dict(s=str, lines=str), outputs=dict(s=str, lines=str))")
