@@ -13,7 +13,6 @@ import argparse
 import importlib
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -24,6 +23,8 @@ from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
+
+_QUOTES = "a shell takes quotes away, so a text has others around them: -i \"region='US'\""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("agent", metavar="MODULE:TYPE[@VERSION]", help="the module that registers it, and its task type")
     check.add_argument(
         "-i", "--input", dest="inputs", action="append", default=[], metavar="NAME=VALUE",
-        help="an input of the tasks: a literal or a name of the module",
+        help="an input of the tasks: a literal (a text: \"region='US'\") or a name of the module",
     )  # fmt: skip
     check.add_argument("--task", default="", help="the module's name for a task to run, which ought to succeed")
     check.add_argument("--failing", default="", help="the module's name for a task that ought to fail")
@@ -94,19 +95,23 @@ def _check(parsed: argparse.Namespace) -> int:
     workspace.wait()
     try:
         namespace = vars(_import(name))
-        from flyteagent_nb.notebook.arguments import parse_agent
+        from flyteagent_nb.notebook.arguments import parse_words
         from flyteagent_nb.notebook.check_verb import check_type
         from flyteagent_nb.notebook.named_tasks import named_task
         from flyteagent_nb.notebook.values import input_values
 
         # The words are those of the magic, so that they are read, and refused, in the same way.
-        line = parse_agent(shlex.join(["check", kind, *parsed.inputs, "--timeout", parsed.timeout]))
+        line = parse_words(["check", kind, *parsed.inputs, "--timeout", parsed.timeout])
         assert line.timeout is not None
+        try:
+            inputs = input_values(line.inputs, "", namespace)
+        except ArgumentError as error:
+            raise ArgumentError(error.message, hint=f"{error.hint}; {_QUOTES}") from None
+        hint = f"--task and --failing take what {name} calls a task"
         report = check_type(
-            workspace, line.task_type, line.version, modules=[name], timeout=line.timeout.total_seconds(),
-            inputs=input_values(line.inputs, "", namespace),
-            task=named_task(parsed.task, namespace) if parsed.task else None,
-            failing=named_task(parsed.failing, namespace) if parsed.failing else None,
+            workspace, line.task_type, line.version, modules=[name], timeout=line.timeout.total_seconds(), inputs=inputs,
+            task=named_task(parsed.task, namespace, hint) if parsed.task else None,
+            failing=named_task(parsed.failing, namespace, hint) if parsed.failing else None,
         )  # fmt: skip
     finally:
         workspace.close()

@@ -188,7 +188,15 @@ def parse_agent(line: str) -> AgentArguments:
     Raises:
         ArgumentError: the line cannot be read; it names the option and the way out.
     """
-    words = scan(_without_semicolon(line))
+    return parse_words(scan(_without_semicolon(line)))
+
+
+def parse_words(words: list[str]) -> AgentArguments:
+    """The same of a line that is split already, as a shell does it; the list is used up.
+
+    Raises:
+        ArgumentError: they cannot be read; it names the option and the way out.
+    """
     if not words or is_option(words[0]):
         return AgentArguments(help=_asks_help(words) or "help" in _values(OVERVIEW, words))
     verb = unquoted(words.pop(0))

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def named_task(name: str, namespace: Mapping[str, Any]) -> Any:
+def named_task(name: str, namespace: Mapping[str, Any], hint: str = "run the cell that defines it first") -> Any:
     """The task that a variable holds, with dots for attributes.
+
+    Args:
+        name: the variable.
+        namespace: all variables.
+        hint: what to do where there is none of that name.
 
     Raises:
         ArgumentError: there is no such variable, or it is no task.
@@ -24,9 +29,7 @@ def named_task(name: str, namespace: Mapping[str, Any]) -> Any:
     if first not in namespace:
         near = closest(first, [name for name, value in namespace.items() if isinstance(value, PythonTask)])
         meant = f"did you mean {near}? " if near else ""
-        raise ArgumentError(
-            f"there is no variable {excerpt(first)}", suggestion=near, hint=f"{meant}run the cell that defines it first"
-        )
+        raise ArgumentError(f"there is no variable {excerpt(first)}", suggestion=near, hint=f"{meant}{hint}")
     task = variable(name, namespace)
     if not isinstance(task, PythonTask):
         tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
