@@ -358,6 +358,10 @@ def test_a_dataframe_of_pandas_keeps_its_types(sandbox: Sandbox) -> None:
             "t.jsonl",
             '{"n": 1, "day": "2024-01-01", "at": "2024-01-01 10:00:00", "ok": true, "word": "x"}\n{"n": null}\n',
         ),
+        (
+            "t.json",
+            '[{"n": 1, "day": "2024-01-01", "at": "2024-01-01 10:00:00", "ok": true, "word": "x"},\n {"n": null}]\n',
+        ),
     ],
 )
 def test_the_types_of_a_text_file_are_found(sandbox: Sandbox, tmp_path: Path, name: str, text: str) -> None:

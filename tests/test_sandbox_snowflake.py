@@ -293,6 +293,7 @@ def test_every_kind_of_frame_and_file_makes_a_table(sandbox: Workspace, tmp_path
     (tmp_path / "it's.csv").write_text(csv)
     (tmp_path / "zipped.csv.gz").write_bytes(gzip.compress(csv.encode()))
     (tmp_path / "lines.jsonl").write_text(lines)
+    (tmp_path / "list.json").write_text(f"[{','.join(lines.splitlines())}]")
     pq.write_table(table, tmp_path / "file.parquet")
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
@@ -305,6 +306,7 @@ def test_every_kind_of_frame_and_file_makes_a_table(sandbox: Workspace, tmp_path
         tmp_path / "it's.csv",
         str(tmp_path / "zipped.csv.gz"),
         tmp_path / "lines.jsonl",
+        tmp_path / "list.json",
         tmp_path / "file.parquet",
     ):
         assert sandbox.sandboxes.load("snowflake", "Fresh.Made.T", data) == "FRESH.MADE.T, 2 rows, columns N, DAY, S", (

@@ -68,7 +68,7 @@ def table_value(text: str, namespace: Mapping[str, Any], name: str) -> Any:
         if ending.lower() in FORMATS and first not in namespace:
             raise ArgumentError(
                 f"there is no file {text} in {Path.cwd()}, and no variable {first}",
-                hint="give the path of a CSV, Parquet or JSON-lines file, or a variable that holds a frame",
+                hint="give the path of a CSV, Parquet or JSON file, or a variable that holds a frame",
             ) from None
         raise
 

@@ -154,7 +154,7 @@ class BigQueryStandIn(StandIn):
         Args:
             table: ``dataset.table``, which queries of every project find, or ``project.dataset.table``. The dataset is made where
                 there is none, a table of that name is replaced.
-            data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON-lines file.
+            data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON file.
             place: where it runs.
 
         Returns:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 """The formats of files, by what their names end with."""
 
-_GIVE = "give a DataFrame of pandas or Polars, an Arrow table, or the path of a CSV, Parquet or JSON-lines file"
+_GIVE = "give a DataFrame of pandas or Polars, an Arrow table, or the path of a CSV, Parquet or JSON file"
 
 
 def file_of(data: Any, folder: Path) -> tuple[Path, str]:
     """The file that holds ``data``, and its format: ``parquet``, ``csv`` or ``json``.
 
     Args:
-        data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON-lines file.
+        data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON file.
         folder: where the file of a frame is written; the caller removes it.
 
     Raises:

@@ -128,7 +128,7 @@ class SnowflakeStandIn(StandIn):
 
         Args:
             table: ``DATABASE.SCHEMA.TABLE``; database and schema are made where there is none, a table of that name is replaced.
-            data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON-lines file.
+            data: a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON file.
             place: where it runs.
 
         Returns:

@@ -46,7 +46,7 @@ _HIGHLIGHT = re.compile(r"\x1b\[\d*m")
 _READERS = {
     "parquet": "read_parquet({})",
     "csv": "read_csv({}, header = true)",
-    "json": "read_json({}, format = 'newline_delimited')",
+    "json": "read_json({})",
 }
 # DuckDB's type -> the one that fakesnow, and Snowflake's client behind it, can bring back. What has ( or [ in it is below.
 _TYPES = {
@@ -237,7 +237,7 @@ def make_table(connection: Any, names: tuple[str, str, str], path: str, form: st
         connection: DuckDB's.
         names: database, schema and table, as DuckDB has them.
         path: the file.
-        form: ``parquet``, ``csv`` or ``json`` (a line for each row).
+        form: ``parquet``, ``csv`` or ``json`` (a line for each row, or a list of all).
 
     Returns:
         ``rows``, how many, and ``columns``, their names.

@@ -82,7 +82,7 @@ class StandIn(abc.ABC):
         )
 
     def load(self, table: str, data: Any, place: Place) -> str:
-        """Make a table of a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON-lines file.
+        """Make a table of a DataFrame (pandas, Polars), an Arrow table, or the path of a CSV, Parquet or JSON file.
 
         An existing table of that name is replaced; the dataset or schema is made where there is none.
 

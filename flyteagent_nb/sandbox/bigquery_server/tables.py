@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 _READERS = {
     "parquet": "read_parquet({})",
     "csv": "read_csv({}, header = true)",
-    "json": "read_json({}, format = 'newline_delimited')",
+    "json": "read_json({})",
 }
 # DuckDB's type -> BigQuery's, and the one that it is written as.
 _TYPES = {
@@ -34,7 +34,7 @@ def convert(path: str, form: str, to: Path) -> list[dict[str, Any]]:
 
     Args:
         path: the file.
-        form: ``parquet``, ``csv`` or ``json`` (a line for each row).
+        form: ``parquet``, ``csv`` or ``json`` (a line for each row, or a list of all).
         to: the Parquet file.
 
     Returns:
