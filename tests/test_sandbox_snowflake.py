@@ -324,6 +324,12 @@ def test_an_index_with_a_name_is_a_column_and_a_number_names_one(sandbox: Worksp
     assert sandbox.sandboxes.load("snowflake", "shop.public.named", frame) == "SHOP.PUBLIC.NAMED, 1 row, columns KEY, 1"
 
 
+def test_a_column_of_nothing_but_nulls_is_a_text(sandbox: Workspace) -> None:
+    frame = pd.DataFrame({"n": [1], "nothing": [None]})
+    sandbox.sandboxes.load("snowflake", "shop.public.nulls", frame)
+    assert rows(sandbox, "SELECT n FROM nulls WHERE nothing IS NULL AND coalesce(nothing, 'x') = 'x'") == [{"N": 1}]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
