@@ -212,6 +212,13 @@ def test_a_sensor_of_the_notebook_is_named(made: Export) -> None:
     )
 
 
+def test_a_variable_whose_value_is_not_taken_along_is_named(made: Export) -> None:
+    ((told, mend),) = [(f.told, f.mend) for f in made.findings if f.what == "variables"]
+    assert told.startswith("S_HOME: ") and "kubernetes.yaml" in mend
+    readme = (made.folder / "README.md").read_text()
+    assert "\n# 3. The service. First write the value of S_HOME into kubernetes.yaml" in readme
+
+
 def test_the_readme_has_five_commands(made: Export) -> None:
     block = re.search(r"```bash\n(.*?)```", (made.folder / "README.md").read_text(), re.DOTALL)
     assert block is not None

@@ -385,7 +385,8 @@ def test_to_production(run: Any) -> None:
     )
     assert re.findall(r"(?m)^✗ (\w[\w ]+?)  ", before) == ["delete twice", "restart"] and "in another process" in before
     assert "delays: all is well" in after and "(in another process) says: SUCCEEDED again" in after
-    assert "serves   delays" in text_of(made, "exported = ") and "all is well" in text_of(made, "exported = ")
+    export = text_of(made, "exported = ")
+    assert "serves   delays" in export and "BATCH_URL: read from the environment" in export
     source, _, _ = text_of(made, "print((exported").partition("# For FlytePropeller")
     assert "class DelayJob" in source and "httpx" in source and "pandas" not in source and "carriers" not in source
     assert "delays: all is well" in text_of(made, "import socket")
