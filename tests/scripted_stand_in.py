@@ -18,7 +18,7 @@ import os, socket, subprocess, sys, time
 port, *words = sys.argv[1:]
 print("hello from", os.getpid(), flush=True)
 if "dies" in words:
-    sys.exit("no such luck")
+    sys.exit(chr(27) + "[31mno such luck" + chr(27) + "[0m")  # in red
 if "child" in words:
     print("child", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
 if "deaf" in words:

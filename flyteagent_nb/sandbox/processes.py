@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,7 @@ TAIL = 12
 """Lines of a log that an error tells."""
 
 _READ = 32 * 1024
+_COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
 def never() -> bool:
@@ -95,12 +97,12 @@ class WatchedProcess:
         return code or 1  # without its watcher it is as good as ended
 
     def tail(self, lines: int = TAIL) -> str:
-        """Its last words: the end of what it wrote to stdout and stderr."""
+        """Its last words: the end of what it wrote to stdout and stderr, without the colours of a terminal."""
         for name in ("log", "watcher"):
             with contextlib.suppress(OSError), (self.state / name).open("rb") as log:
                 log.seek(0, os.SEEK_END)
                 log.seek(max(0, log.tell() - _READ))
-                text = log.read().decode("utf-8", "replace").replace("\r", "\n")
+                text = _COLOURS.sub("", log.read().decode("utf-8", "replace")).replace("\r", "\n")
                 found = [line.rstrip() for line in text.splitlines() if line.strip()]
                 if found:
                     return "\n".join(found[-lines:])
