@@ -205,6 +205,12 @@ def test_a_create_that_always_raises_says_what_and_where(workspace: Workspace, a
     assert not any("flyteagent_nb/" in frame for frame in error.frames)
 
 
+@pytest.mark.parametrize("kind", ["DefaultCredentialsError", "NoCredentialsError"])
+def test_a_create_that_cannot_sign_in_tells_who_knows_more(workspace: Workspace, agents: Agents, kind: str) -> None:
+    error = failed(workspace.submit(scripted_task(raises={"create": f"RuntimeError: {kind}: none found"}), {}))
+    assert error.hint.startswith("%agent doctor scripted tells what it signs in with")
+
+
 class HangsOnce(ScriptedAgent):
     name = "Hangs Once"
 

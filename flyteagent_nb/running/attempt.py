@@ -42,6 +42,7 @@ from flyteagent_nb.running.wording import (
     poll_failed,
     said_and_notes,
     secret_hint,
+    sign_in_hint,
     status_words,
     words_and_frames,
 )
@@ -533,8 +534,9 @@ class Attempt:
         how_often = f" after {self._number} attempts" if self._number > 1 else ""
         kind = RunTimedOutError if failure.code == propeller.TIMED_OUT else RunFailedError
         hints = []
-        if s.service == wire.KERNEL_SERVICE and (hint := secret_hint(failure.message)):
-            hints.append(hint)
+        if s.service == wire.KERNEL_SERVICE:
+            hint = secret_hint(failure.message) or sign_in_hint(failure.message, s.task_type)
+            hints += [hint] if hint else []
         if self._runner.captured(self._driven.run):
             hints.append(f"%agent logs {s.id} shows what the agent printed")
         hints.append(f"%agent show {s.id} tells all of it")

@@ -29,6 +29,7 @@ _LATE = ("", "deadline exceeded")
 """What gRPC itself says of a call whose time is up."""
 
 _SECRET = re.compile(r"Unable to find secret for key (\S+) in group (\S+)")
+_SIGN_IN = re.compile(r"\b(DefaultCredentialsError|NoCredentialsError): ")  # Google's and AWS's clients
 _FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 
 
@@ -106,6 +107,12 @@ def secret_hint(words: str) -> str:
         return ""
     name = "_".join(part.upper() for part in (missing[2], missing[1]) if part != "None")
     return f"%agent secret {name} asks for it, and keeps it in this kernel"
+
+
+def sign_in_hint(words: str, task_type: str) -> str:
+    """The way out where a cloud's client finds no credentials; empty where ``words`` do not say so."""
+    missing = _SIGN_IN.search(words)
+    return f"%agent doctor {task_type} tells what it signs in with" if missing else ""
 
 
 def plain(struct: Struct) -> dict[str, Any]:
