@@ -45,6 +45,7 @@ class S(SyncConnectorBase):
     def __init__(self):
         super().__init__(task_type_name="s")
     def do(self, task_template, output_prefix, inputs=None, **kwargs):
+        import google.auth
         os.environ["S_HOME"]
         return Resource(phase=TaskExecution.SUCCEEDED, message=get_connector_secret("S_KEY"))
 ConnectorRegistry.register(S(), override=True)
@@ -217,6 +218,11 @@ def test_a_variable_whose_value_is_not_taken_along_is_named(made: Export) -> Non
     assert told.startswith("S_HOME: ") and "kubernetes.yaml" in mend
     readme = (made.folder / "README.md").read_text()
     assert "\n# 3. The service. First write the value of S_HOME into kubernetes.yaml" in readme
+
+
+def test_credentials_of_a_cloud_are_named(made: Export) -> None:
+    ((told, mend),) = [(f.told, f.mend) for f in made.findings if f.what == "credentials"]
+    assert told.startswith("Google: ") and "ServiceAccount" in mend
 
 
 def test_the_readme_has_five_commands(made: Export) -> None:

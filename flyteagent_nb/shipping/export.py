@@ -133,7 +133,6 @@ def export(
     )  # fmt: skip
     pins = pins_of(module.imported)
     needs = [*needs_of_source(module.source), *(n for e in entries if not e.in_notebook for n in needs_of(e))]
-    read = _variables(needs)
     image = image or f"{name}:1"
     values = {
         "name": name, "module": module_name, "namespace": namespace, "image": image,
@@ -142,7 +141,7 @@ def export(
         "python": ".".join(map(str, sys.version_info[:2])), "pins": pins, "flytekit": release_of("flytekit"),
         "types": [(e.task_type, e.version, e.is_sync) for e in entries],
         "routes": [e.task_type for e in entries if not e.is_sync and not e.version],
-        "secrets": _secrets(needs), "variables": read, "port": 8000,
+        "secrets": _secrets(needs), "variables": _variables(needs), "port": 8000,
         "address": f"{name}.{namespace}.svc.cluster.local:8000",
     }  # fmt: skip
     texts = {path: render(template, **values) for path, template in FILES.items()}
@@ -156,7 +155,7 @@ def export(
         *_of_pins(pins),
         *_of_routes(workspace, entries),
         *_of_sensors(variables or {}),
-        *_of_variables(read),
+        *_of_needs(needs),
         *tried,
     ]
     files = tuple(sorted(texts))
@@ -277,11 +276,18 @@ def _of_sensors(variables: Mapping[str, Any]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _of_variables(names: Sequence[str]) -> list[Finding]:
-    """The variables that agents cannot do without: an empty value is set in the cluster, which no start of a pod would tell."""
-    told = f"{', '.join(names)}: read from the environment, and no value was taken along"
-    mend = "write it into kubernetes.yaml, or helm-values.yaml, where it is empty"
-    return [Finding("warn", "variables", told, mend)] if names else []
+def _of_needs(needs: Sequence[Need]) -> list[Finding]:
+    """What the agents find here and would look for in the cluster in vain: variables, which are empty there, and credentials."""
+    found = []
+    if names := _variables(needs):
+        told = f"{', '.join(names)}: read from the environment, and no value was taken along"
+        mend = "write it into kubernetes.yaml, or helm-values.yaml, where it is empty"
+        found.append(Finding("warn", "variables", told, mend))
+    if clouds := sorted({need.name for need in needs if need.kind == "credentials" and need.required}):
+        told = f"{', '.join(clouds)}: the agents sign in with what the machine has, and no credentials were taken along"
+        mend = "let the ServiceAccount of kubernetes.yaml stand for an identity of the cloud's, or mount a file of credentials"
+        found.append(Finding("warn", "credentials", told, mend))
+    return found
 
 
 def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: AgentModule) -> list[Finding]:
