@@ -104,7 +104,7 @@ def test_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, "ok", "none is set"),
         ({"http_proxy": "http://me:secret@proxy.org:3128"}, "warn", "http: http://proxy.org:3128; our own channels pass it by"),
-        ({"http_proxy": "http://proxy.org", "no_proxy": "localhost"}, "warn", "an agent's HTTP calls to 127.0.0.1 "),
+        ({"http_proxy": "http://proxy.org", "no_proxy": "localhost,intranet.org"}, "warn", "an agent's HTTP calls to 127.0.0.1 "),
         ({"https_proxy": "http://proxy.org", "no_proxy": "localhost,127.0.0.1"}, "ok", "not for this machine"),
         ({"grpc_proxy": "http://proxy.org:1", "no_proxy": "*"}, "ok", "grpc: http://proxy.org:1"),
         ({"http_proxy": "me:secret@proxy"}, "warn", "http: proxy;"),
@@ -123,6 +123,7 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sig
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         assert environment.proxies().sign == "ok"
+        assert set(variables.get("no_proxy", "").split(",")) - {""} <= set(environ["no_proxy"].split(","))
 
 
 def test_our_channels_pass_a_proxy_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,12 +178,14 @@ def proxies() -> Finding:
     caught = [host for host in ("127.0.0.1", "localhost") if not urllib.request.proxy_bypass(host)]
     if not caught:
         return Finding("ok", "proxy", f"{told}; not for this machine, and never for our own channels")
+    # Hosts that the user has there stay.
+    before = filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY")])
     return Finding(
         "warn",
         "proxy",
         f"{told}; our own channels pass it by, but an agent's HTTP calls to {' and '.join(caught)} (a sandbox, a local service) "
         "would go through it",
-        "import os; os.environ['no_proxy'] = os.environ['NO_PROXY'] = 'localhost,127.0.0.1'",
+        f"import os; os.environ['no_proxy'] = os.environ['NO_PROXY'] = {','.join([*before, *caught])!r}",
     )
 
 
