@@ -53,14 +53,18 @@ def frame_of(data: Any) -> pyarrow.Table:
         if library == "polars" and hasattr(data, "collect"):
             data = data.collect()
         if library == "polars" and hasattr(data, "columns"):
+            # Of a Python object Arrow would get where it is in memory.
+            if objects := [name for name, of in data.schema.items() if str(of) == "Object"]:
+                raise TypeError(f"column {objects[0]!r} holds Python objects")
             data = data.to_arrow()
         elif library == "pandas" and hasattr(data, "columns"):
             named = any(name is not None for name in data.index.names)
             data = pyarrow.Table.from_pandas(data.reset_index() if named else data, preserve_index=False)
         elif isinstance(data, pyarrow.RecordBatch):
             data = pyarrow.Table.from_batches([data])
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise ArgumentError(f"no table can be made of the frame: {error}", hint="give each column one type") from error
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
+        hint = "give each column a name of its own and one type"
+        raise ArgumentError(f"no table can be made of the frame: {error}", hint=hint) from error
     if not isinstance(data, pyarrow.Table):
         raise ArgumentError(f"no table can be made of a {type(data).__name__}", hint=_GIVE)
     return data
@@ -85,6 +89,11 @@ def _written(frame: pyarrow.Table, folder: Path) -> Path:
             raise ArgumentError(
                 f"column {field.name!r} is a {field.type}, which a table has no type for",
                 hint="make it a number of seconds",
+            )
+        if getattr(field.type, "extension_name", "") == "pandas.period":  # Arrow keeps a bare number of it too
+            raise ArgumentError(
+                f"column {field.name!r} is a period, which a table has no type for",
+                hint="make it a text, or the time at which it begins: .dt.to_timestamp()",
             )
         if pyarrow.types.is_null(field.type):  # of nothing but nulls: a text, as services take it
             frame = frame.set_column(place, field.name, frame.column(place).cast(pyarrow.string()))
