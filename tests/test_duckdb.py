@@ -252,6 +252,13 @@ def test_a_table_that_cannot_be_read_fails_by_its_name(service):
     assert resource.message.startswith("the input 'rows' cannot be read: ")
 
 
+def test_a_period_is_refused_as_it_would_be_a_bare_number(service):
+    frame = pd.DataFrame({"month": pd.period_range("2024-01", periods=2, freq="M")})
+    resource = service.end(service.create(query("FROM rows", {"rows": pd.DataFrame}), rows=frame))
+    assert resource.phase == TaskExecution.FAILED
+    assert resource.message.startswith("the input 'rows' cannot be read: its column 'month' is a period")
+
+
 def test_a_file_is_bound_as_its_path(service, tmp_path):
     (tmp_path / "flights.csv").write_text("carrier,n\nUA,3\nAA,4\n")
     task = query("SELECT n FROM read_csv($file) WHERE carrier = 'AA'", {"file": FlyteFile})

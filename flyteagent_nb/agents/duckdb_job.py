@@ -214,6 +214,11 @@ class Job:
                 raise ValueError(f"the input {name!r} cannot be read: {error}") from error
             if not arrow:
                 table = pa.Table.from_pandas(table)
+            if period := next((field.name for field in table.schema if _is_period(field)), None):
+                raise ValueError(
+                    f"the input {name!r} cannot be read: its column {period!r} is a period of pandas, which SQL has no type for; "
+                    "make it a text, or the time at which it begins: .dt.to_timestamp()"
+                )
             # pandas writes an index without a name as a column; the person who made the frame never saw it.
             index = [c for c in table.column_names if c.startswith("__index_level_")]
             yield name, _with_range(table.drop_columns(index))
@@ -275,6 +280,12 @@ def _check_hidden(connection: Any, tables: Iterable[str]) -> None:
             raise ValueError(
                 f"the database has a table {found!r}, which the input {ours[found.casefold()]!r} hides: call one of them otherwise"
             )
+
+
+def _is_period(field: pa.Field) -> bool:
+    """Whether a column is of pandas' periods, of which DuckDB would read how many there were since 1970."""
+    known = getattr(field.type, "extension_name", "")  # where pandas has made its type known to Arrow
+    return known == "pandas.period" or (field.metadata or {}).get(b"ARROW:extension:name") == b"pandas.period"
 
 
 def _with_range(table: pa.Table) -> pa.Table:
