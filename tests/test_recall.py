@@ -77,3 +77,17 @@ def test_a_tuple_of_no_name(workspace: Workspace, agents: Agents, name: object) 
     outputs = LiteralMap.FromString(record.outputs or b"")
     _, value = call_of_record(dataclasses.replace(record, sent=sent))[0].convert(outputs)
     assert type(value).__name__ == "DefaultNamedTupleOutput" and tuple(value) == (1, 2)
+
+
+def test_a_name_that_is_no_class_any_more(workspace: Workspace, agents: Agents) -> None:
+    """A notebook has a variable, or IPython one of its own (In, Out), by the name that a class had."""
+    task = scripted_task("echo", inputs={"n": int}, outputs={"n": int})
+    record = on_record(workspace, ended(workspace, task, n=1))
+    outputs = LiteralMap.FromString(record.outputs or b"")
+    no_class = {"is": f"{__name__}:PATIENCE"}
+    for kept in (no_class, {"union": [no_class, {"is": "builtins:None"}]}):
+        call, (note,) = call_of_record(
+            dataclasses.replace(record, sent=dataclasses.replace(record.sent, output_types={"n": kept}))
+        )
+        assert call.convert(outputs) == ({"n": 1}, 1)
+        assert f"is read as int, which is a guess: {__name__}:PATIENCE is no class any more" in note

@@ -58,7 +58,7 @@ def type_of(record: Any) -> Any:
     """The type that :func:`record_of` wrote down.
 
     Raises:
-        LookupError: its module cannot be imported, or has no such name any more; or it does not take what is on record beside it.
+        LookupError: its module cannot be imported, or has no such class any more; or it does not take what is on record beside it.
     """
     if not isinstance(record, dict):
         raise LookupError("its type has no name")
@@ -90,4 +90,6 @@ def _found(place: str) -> Any:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"{place} is not there: {error}") from error
+    if not isinstance(found, type):  # a notebook's variable by that name, or IPython's own: In, Out
+        raise LookupError(f"{place} is no class any more")
     return found
