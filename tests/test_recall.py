@@ -12,6 +12,7 @@ from scripted_tasks import PATIENCE, scripted_task
 
 from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
+from flyteagent_nb.errors import OutputError
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.type_records import TUPLE
 
@@ -24,14 +25,46 @@ if TYPE_CHECKING:
 pytest_plugins = ("fixtures_workspace",)
 
 
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
 def ended(workspace: Workspace, task: Any, **inputs: Any) -> str:
     """The id of a run that has ended, and so has its kernel."""
     run = workspace.submit(task, inputs)
     run.result(PATIENCE)
+    reopened(workspace)
+    return run.id
+
+
+def reopened(workspace: Workspace) -> None:
     workspace.config.data_folder = str(workspace.runner.storage.root.parent)
     workspace.close()
     workspace.wait(PATIENCE)
-    return run.id
+
+
+@pytest.mark.parametrize("size", [1, 70_000])  # in the journal, and in a file
+@pytest.mark.parametrize("kernels", [1, 2])
+def test_outputs_that_could_not_be_read_are_read_as_another_task_declares_them(
+    workspace: Workspace, agents: Agents, size: int, kernels: int
+) -> None:
+    """The job has succeeded, and may have taken hours."""
+    value = {"a": "a" * size}
+    task = scripted_task(outputs={"x": Point})
+    task.script["outputs"] = {"x": value}
+    run = workspace.submit(task, {})
+    error = run.exception(PATIENCE)
+    assert isinstance(error, OutputError) and f"%agent attach {run.id} --task TASK reads them" in error.hint
+    if kernels > 1:
+        reopened(workspace)
+        assert workspace.attach(run.id).phase == "FAILED"
+    with pytest.raises(OutputError):
+        workspace.attach(run.id, task)
+    again = workspace.attach(run.id, scripted_task(outputs={"x": dict}))
+    assert again.result(PATIENCE) == value
+    assert again.phase == again.snapshot.phases[-1].phase == "SUCCEEDED" and again.error is None
+    assert "its outputs could not be read then" in again.snapshot.notes[-1]
 
 
 def on_record(workspace: Workspace, run_id: str) -> RunRecord:

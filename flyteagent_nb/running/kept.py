@@ -11,7 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flyteagent_nb.errors import JournalError, RunNotFoundError, ServiceNotFoundError, TaskTypeNotFoundError
+from flyteagent_nb.errors import (
+    JournalError,
+    OutputError,
+    RunNotFoundError,
+    ServiceNotFoundError,
+    TaskTypeNotFoundError,
+)
 from flyteagent_nb.running import retention
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.running.sqlite_journal import SQLiteJournal
@@ -44,6 +50,13 @@ def standing(record: RunRecord) -> RunSnapshot:
 def is_unknown(record: RunRecord) -> bool:
     """Whether it cannot be told if there is a job: the kernel ended between an intent and its answer, or during a sync call."""
     return not record.snapshot.done and (not record.attempts or record.attempts[-1].resource_meta is None)
+
+
+def is_unread(record: RunRecord) -> bool:
+    """Whether it failed only because its outputs did not become values of their Python types: they are there all the same."""
+    s, attempts = record.snapshot, record.attempts
+    succeeded = record.outputs is not None or bool(attempts and attempts[-1].outcome == "SUCCEEDED")
+    return s.phase == "FAILED" and not s.error_code and succeeded
 
 
 def _unknown(record: RunRecord) -> str:
@@ -163,6 +176,7 @@ class KeptRuns:
             TaskTypeNotFoundError: this kernel does not have its agent.
             ServiceNotFoundError: its agent service is not connected.
             RunNotFoundError: it is not on record.
+            OutputError: it has ended, and its outputs do not become what ``task`` declares.
         """
         from flyteagent_nb.running.recall import call_of_record
 
@@ -173,13 +187,20 @@ class KeptRuns:
                     return run
                 if not run.done:
                     return self._read_as(run, task)
+                if journal is not None:
+                    journal.flush()  # it may have ended just now
         if journal is None:
             raise JournalError("runs of other kernels are not on record here", hint="%config FlyteAgentNB.journal")
         record = journal.shelf.record(run_id)
         s = record.snapshot
         call, notes = call_of_record(record, task)
         if s.done:
-            return self._ended(record, call)
+            try:
+                return self._ended(record, call)
+            except OutputError:
+                if task is not None or s.phase == "SUCCEEDED":
+                    raise
+                return Run.kept(s, _Standing(self))  # it failed with that already
         if is_unknown(record):
             self._refuse(record)
         resolved = self._agent_of(record)
@@ -210,22 +231,29 @@ class KeptRuns:
         from flyteidl.core.literals_pb2 import LiteralMap
         from google.protobuf.message import DecodeError
 
-        run = Run.kept(record.snapshot, _Standing(self))
-        if record.snapshot.phase != "SUCCEEDED":
-            return run
+        s = record.snapshot
+        if s.phase != "SUCCEEDED":
+            if not is_unread(record):
+                return Run.kept(s, _Standing(self))
+            s = s._replace(
+                phase="SUCCEEDED", phases=(*s.phases[:-1], *(c._replace(phase="SUCCEEDED") for c in s.phases[-1:])),
+                error=None, notes=(*s.notes, "the job succeeded, and its outputs could not be read then; they were now"),
+            )  # fmt: skip
         stored: LiteralMap | None = None
         with contextlib.suppress(DecodeError, ValueError, OSError):  # a damaged record, or a damaged file
             if record.outputs is not None:
                 stored = LiteralMap.FromString(record.outputs)
             elif record.attempts:
                 stored = self._runner.storage.read_outputs(record.attempts[-1].output_prefix)
+        if stored is None and record.snapshot.phase == "FAILED":
+            return Run.kept(record.snapshot, _Standing(self))
         if stored is None:
             raise JournalError(
-                f"the outputs of run {record.snapshot.id} of {record.snapshot.name} are not there any more",
+                f"the outputs of run {s.id} of {s.name} are not there any more",
                 hint="run it again",
             )
         values, returned = call.convert(stored)
-        return Run.ended(record.snapshot, _Standing(self), values, returned)
+        return Run.ended(s, _Standing(self), values, returned)
 
     def _refuse(self, record: RunRecord) -> NoReturn:
         s = record.snapshot

@@ -18,13 +18,13 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
-from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, RunNotFoundError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, OutputError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
 from flyteagent_nb.running.budget import CallBudget
 from flyteagent_nb.running.driven import Driven
 from flyteagent_nb.running.job_logs import job_log
-from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, Sent
+from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, MemoryJournal, Sent
 from flyteagent_nb.running.run import PhaseChange, Run, RunSnapshot
 from flyteagent_nb.running.type_records import records_of
 
@@ -376,9 +376,16 @@ class Runner:
     async def _converted(self, driven: Driven, literals: LiteralMap) -> tuple[dict[str, Any], Any]:
         driven.outputs = literals
         call = driven.call
-        if call.converts_at_once:
-            return call.convert(literals)
-        converted: tuple[dict[str, Any], Any] = await self._on_worker(driven, functools.partial(call.convert, literals))
+        try:
+            if call.converts_at_once:
+                return call.convert(literals)
+            converted: tuple[dict[str, Any], Any] = await self._on_worker(
+                driven, functools.partial(call.convert, literals)
+            )
+        except OutputError as error:
+            if type(self.journal) is not MemoryJournal:  # they are on record
+                error.hint += f"; %agent attach {driven.run.id} --task TASK reads them as TASK declares them"
+            raise
         return converted
 
     async def _write_outputs(self, driven: Driven) -> None:
