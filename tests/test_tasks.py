@@ -367,6 +367,7 @@ def test_a_plain_value_of_the_wrong_type_is_refused_at_once(
         (Outer, {"inner": 3}, "takes an Outer, not dict"),
         (Color, "green", "takes a Color, not str 'green'"),
         (pd.DataFrame, [1], "takes a DataFrame, not list [1]"),
+        (list[str], ["\ud800"], "takes a list[str], not list ['\\ud800']"),  # of a file's name that is no UTF-8
     ],
 )
 def test_another_value_of_the_wrong_type_fails_the_run(

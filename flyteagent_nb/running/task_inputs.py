@@ -198,10 +198,10 @@ def literals_of(task: PythonTask[Any], context: FlyteContext, values: Mapping[st
             # Not TypeEngine.to_literal, which pickles each value as a key of its cache, nor dict_to_literal_map, which loses the reason.
             made = loop_manager.run_sync(
                 TypeEngine.async_to_literal, context, ours, types[name], TypeEngine.to_literal_type(types[name])
-            )
+            ).to_flyte_idl()  # which refuses half of a character, and a time before the year 1
         except Exception as error:  # a type's transformer may raise anything; the cause is kept
             raise _wrong_input(task, name, value, types[name], error) from error
-        literals.literals[name].CopyFrom(made.to_flyte_idl())
+        literals.literals[name].CopyFrom(made)
     return literals
 
 
