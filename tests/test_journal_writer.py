@@ -262,6 +262,19 @@ def test_a_folder_that_was_removed_is_made_anew_and_its_owner_still_is_one(
     assert journal.shelf.record(A).snapshot.done and len(said) == 1
 
 
+def test_a_folder_that_was_moved_and_put_back_has_its_owner_again(tmp_path: Path) -> None:
+    folder, aside = tmp_path / "owners", tmp_path / "aside"
+    claim = Claim(folder)
+    folder.rename(aside)
+    claim.hold()
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    claim.hold()
+    assert os.path.samestat(os.stat(folder / f"{claim.id}.lock"), os.fstat(claim._file))
+    claim.release()
+    assert not list(folder.iterdir())
+
+
 def test_a_good_journal_is_not_put_aside_for_what_another_had(
     make: Callable[..., SQLiteJournal], tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ class Claim:
         _held.add(self.id)
 
     def hold(self) -> None:
-        """Go on holding it: where somebody removed the file, or its folder, there is a new one of the same name.
+        """Go on holding it: where somebody removed the file, or put its folder back, the one of that name is locked.
 
         Raises:
             OSError: it cannot be made or locked.
@@ -82,7 +82,7 @@ class Claim:
         os.close(before)
 
     def _locked(self) -> int:
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not _lock(file):
                 raise OSError(f"{self._path} is locked by somebody else")
