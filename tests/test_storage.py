@@ -11,6 +11,7 @@ import pytest
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap
 
+from flyteagent_nb.errors import FlyteAgentNBError
 from flyteagent_nb.running.storage import RunStorage
 
 if TYPE_CHECKING:
@@ -84,6 +85,18 @@ def test_what_is_no_protobuf(storage: RunStorage, name: str) -> None:
     read = storage.read_outputs if name == "outputs" else storage.read_error
     with pytest.raises(ValueError, match=rf"{name}\.pb is not a"):
         read(prefix)
+
+
+def test_a_disk_that_takes_nothing_is_told(storage: RunStorage) -> None:
+    prefix = storage.prefix("ab12", 1)
+    storage.make(prefix)
+    os.mkdir(f"{prefix}/inputs.pb")
+    with open(storage.prefix("cd34", 1), "wb"):
+        pass
+    for refused in (f"{prefix}/inputs.pb", f"{storage.prefix('cd34', 1)}/inputs.pb"):
+        with pytest.raises(FlyteAgentNBError, match=f"{refused} of a run cannot be written: .* directory") as raised:
+            storage.write_inputs(os.path.dirname(refused), inputs())
+        assert "FLYTEAGENT_NB_RUN_FOLDER" in raised.value.hint
 
 
 def test_forgetting_a_run_leaves_the_others(storage: RunStorage) -> None:

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap
 
+from flyteagent_nb.errors import FlyteAgentNBError
 from flyteagent_nb.folders import private_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from google.protobuf.message import Message
 
 
@@ -50,10 +53,14 @@ class RunStorage:
         return f"{root or self.root}/{run_id}-{attempt}"
 
     def make(self, prefix: str) -> None:
-        """Make the folder of a prefix, for a job that writes into it as into any folder."""
+        """Make the folder of a prefix, for a job that writes into it as into any folder.
+
+        Raises:
+            FlyteAgentNBError: the disk takes none.
+        """
         if is_remote_prefix(prefix):
             return
-        with contextlib.suppress(FileExistsError):
+        with _disk(prefix), contextlib.suppress(FileExistsError):
             try:
                 os.mkdir(prefix, 0o700)
             except FileNotFoundError:  # somebody cleaned up temporary folders
@@ -61,7 +68,11 @@ class RunStorage:
                 os.mkdir(prefix, 0o700)
 
     def write_inputs(self, prefix: str, inputs: LiteralMap) -> None:
-        """Write inputs.pb under ``prefix``."""
+        """Write inputs.pb under ``prefix``.
+
+        Raises:
+            FlyteAgentNBError: the disk takes no more.
+        """
         self.make(prefix)
         self._write(f"{prefix}/inputs.pb", inputs)
 
@@ -70,8 +81,7 @@ class RunStorage:
             with _remote(path, "wb") as file:
                 file.write(literals.SerializeToString())
             return
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
+        with _disk(path), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(literals.SerializeToString())
 
     def write_outputs(self, prefix: str, outputs: LiteralMap) -> None:
@@ -112,6 +122,18 @@ class RunStorage:
 def is_remote_prefix(prefix: str) -> bool:
     """Whether a prefix is in a store that fsspec knows, not in a folder of this machine."""
     return "://" in prefix
+
+
+@contextlib.contextmanager
+def _disk(path: str) -> Iterator[None]:
+    """Tell what a disk refuses as what it is: no fault of the task or of its agent."""
+    try:
+        yield
+    except OSError as error:
+        raise FlyteAgentNBError(
+            f"{path} of a run cannot be written: {error.strerror}",
+            hint="free some space there, or set FLYTEAGENT_NB_RUN_FOLDER to another folder and restart the kernel",
+        ) from error
 
 
 def _remote(path: str, mode: str) -> Any:
