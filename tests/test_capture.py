@@ -408,6 +408,7 @@ def test_a_context_that_was_copied_inside_a_run_belongs_to_it(capturing):
         (["100%\r      \r\n"], [""]),
         (["  indented\n", "   \n"], ["  indented", "   "]),
         (["a\u2028b\x0cc\n"], ["a\u2028b\x0cc"]),
+        (["half \ud83d\n", "é \udcff"], ["half ?", "é ?"]),  # a page would be sent nothing any more, and `logs` fail
     ],
 )
 def test_lines_are_assembled(writes, lines):

@@ -115,7 +115,10 @@ class OutputBuffer:
         writes = self._pending[:count]
         del self._pending[:count]
         for stream, group in groupby(writes, itemgetter(0)):
-            first, *rest = "".join(text for _, text in group).split("\n")
+            whole = "".join(text for _, text in group)
+            if not whole.isascii():  # half of a character: neither a page nor a file takes it
+                whole = whole.encode("utf-8", "replace").decode()
+            first, *rest = whole.split("\n")
             partial = self._partial.pop(stream, None) or _Partial()
             partial.add(first)
             if rest:
