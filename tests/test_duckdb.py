@@ -298,6 +298,14 @@ def test_columns_that_parquet_or_its_readers_refuse(service):
     assert "cast it in the query" in resource.message
 
 
+def test_what_arrow_would_hold_as_another_number_is_refused(service):
+    frame = service.frame(query("SELECT md5_number('a') AS n, NULL::UHUGEINT AS m, -1::HUGEINT AS h"))
+    assert frame["n"].tolist() == [129134844867590561315626153795017621772] and frame["h"].tolist() == [-1]
+    ended = service.end(service.create(query("SELECT unnest(['a', 'b']) AS s, md5_number(s) AS n")))
+    assert ended.phase == TaskExecution.FAILED
+    assert "the column 'n' has a UHUGEINT above 2^127 - 1" in ended.message
+
+
 def test_no_rows_keep_their_columns(service):
     frame = service.frame(query("SELECT 1 AS a, 'x' AS b WHERE false"))
     assert list(frame.columns) == ["a", "b"] and frame.empty

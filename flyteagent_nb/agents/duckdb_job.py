@@ -22,6 +22,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from flyteidl.core.execution_pb2 import TaskExecution
 from flytekit import FlyteContextManager
@@ -180,9 +181,10 @@ class Job:
             self._step("runs" if len(statements) == 1 else f"runs statement {number} of {len(statements)}")
             bound = {p: values[p.casefold()] for p in statement.named_parameters if p.casefold() in values}
             try:
-                with contextlib.closing(_read(connection, statement, bound)) as reader:
+                reader, kinds = _read(connection, statement, bound)
+                with contextlib.closing(reader):
                     if last and writes:
-                        return self._save(reader)
+                        return self._save(reader, kinds)
                     for batch in reader:  # a statement has run when its last row was read
                         self._step()
                         self._rows += batch.num_rows if last else 0
@@ -234,8 +236,9 @@ class Job:
                 yield name, _bindable(TypeEngine.to_python_value(self._flyte, literal, kind))
                 self._step()
 
-    def _save(self, reader: pa.RecordBatchReader) -> str:
+    def _save(self, reader: pa.RecordBatchReader, kinds: list[str]) -> str:
         """Write the batches as Parquet, in the folder's layout of flytekit's own encoders; the folder's uri."""
+        unsigned = [i for i, kind in enumerate(kinds) if kind == "UHUGEINT"]
         access = self._flyte.file_access
         uri = f"{(self._prefix or access.get_random_remote_directory()).rstrip('/')}/{OUTPUT}"
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
@@ -251,6 +254,7 @@ class Job:
             with writer:
                 for batch in reader:
                     self._step()
+                    _check_unsigned(batch, unsigned)
                     writer.write_batch(_parquet_batch(batch, schema))
                     self._rows += batch.num_rows
             if remote:
@@ -297,19 +301,21 @@ def _with_range(table: pa.Table) -> pa.Table:
     return table
 
 
-def _read(connection: Any, statement: Any, values: dict[str, Any]) -> pa.RecordBatchReader:
-    """Start a statement; its result, batch by batch. A command has one of DuckDB's own: a count, or nothing."""
+def _read(connection: Any, statement: Any, values: dict[str, Any]) -> tuple[pa.RecordBatchReader, list[str]]:
+    """Start a statement; its result, batch by batch, and DuckDB's types of its columns.
+
+    A command has one of DuckDB's own: a count, or nothing.
+    """
     if _RELATIONS_STREAM:
         relation = connection.sql(statement, params=values or None)
-        return (
-            pa.RecordBatchReader.from_batches(pa.schema([]), [])
-            if relation is None
-            else relation.to_arrow_reader(BATCH_ROWS)
-        )
+        if relation is None:
+            return pa.RecordBatchReader.from_batches(pa.schema([]), []), []
+        return relation.to_arrow_reader(BATCH_ROWS), [str(kind) for kind in relation.types]
     connection.execute(statement, values or None)
+    kinds = [str(column[1]) for column in connection.description or ()]
     # The same under two names: 1.5 warns of the first, which is all that 1.4 has.
     fetch = connection.to_arrow_reader if hasattr(connection, "to_arrow_reader") else connection.fetch_record_batch
-    return fetch(BATCH_ROWS)
+    return fetch(BATCH_ROWS), kinds
 
 
 def _inner(literal: Literal) -> Literal:
@@ -341,6 +347,17 @@ def _parquet_schema(schema: pa.Schema) -> pa.Schema:
         kind = pa.duration("us") if field.type == pa.month_day_nano_interval() else field.type
         fields.append(pa.field(name, kind))
     return pa.schema(fields)
+
+
+def _check_unsigned(batch: pa.RecordBatch, unsigned: Iterable[int]) -> None:
+    """Refuse what DuckDB hands to Arrow as a negative number: a UHUGEINT of more bits than Arrow's decimals have for one."""
+    for i in unsigned:
+        least = pc.min(batch.column(i)).as_py()
+        if least is not None and least < 0:
+            name = batch.schema.field(i).name
+            raise ValueError(
+                f"the column {name!r} has a UHUGEINT above 2^127 - 1, which Arrow does not hold: cast it to VARCHAR in the query"
+            )
 
 
 def _parquet_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
