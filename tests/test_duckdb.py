@@ -301,9 +301,15 @@ def test_columns_that_parquet_or_its_readers_refuse(service):
 def test_what_arrow_would_hold_as_another_number_is_refused(service):
     frame = service.frame(query("SELECT md5_number('a') AS n, NULL::UHUGEINT AS m, -1::HUGEINT AS h"))
     assert frame["n"].tolist() == [129134844867590561315626153795017621772] and frame["h"].tolist() == [-1]
-    ended = service.end(service.create(query("SELECT unnest(['a', 'b']) AS s, md5_number(s) AS n")))
-    assert ended.phase == TaskExecution.FAILED
-    assert "the column 'n' has a UHUGEINT above 2^127 - 1" in ended.message
+    for sql, words in (
+        ("SELECT unnest(['a', 'b']) AS s, md5_number(s) AS n", "the column 'n' has a UHUGEINT above 2^127 - 1"),
+        (
+            "SELECT unnest([INTERVAL 1 DAY, NULL, INTERVAL '-300000 years'])",
+            "an INTERVAL is longer than 106,000,000 days",
+        ),
+    ):
+        ended = service.end(service.create(query(sql)))
+        assert ended.phase == TaskExecution.FAILED and words in ended.message
 
 
 def test_no_rows_keep_their_columns(service):

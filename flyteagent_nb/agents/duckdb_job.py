@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 BATCH_ROWS = 122_880
 """Rows of a batch and of a Parquet row group: DuckDB's own row group."""
 
+DAYS_AT_MOST = 106_000_000
+"""Of an interval: about what 64 bits of microseconds hold, less the hours beside the days."""
+
 MESSAGE_CHARACTERS = 8_000
 
 _RELATIONS_STREAM = int(duckdb.__version__.split(".")[0]) >= 2
@@ -366,12 +369,17 @@ def _parquet_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _durations(intervals: pa.Array) -> pa.Array:
-    """Intervals in microseconds; numpy, as pyarrow has no cast between the two."""
+    """Intervals in microseconds; numpy, as pyarrow has no cast between the two. ValueError where one is too long."""
     layout = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
     parts = np.frombuffer(intervals.buffers()[1], layout, len(intervals), intervals.offset * layout.itemsize)
     days = parts["months"].astype("i8") * 30 + parts["days"]
+    missing = np.asarray(intervals.is_null())
+    if (np.abs(days[~missing]) > DAYS_AT_MOST).any():
+        raise ValueError(
+            f"an INTERVAL is longer than {DAYS_AT_MOST:,} days, which no duration holds: cast it to VARCHAR in the query"
+        )
     microseconds = days * 86_400_000_000 + parts["nanoseconds"] // 1_000
-    return pa.array(microseconds, pa.int64(), mask=np.asarray(intervals.is_null())).cast(pa.duration("us"))
+    return pa.array(microseconds, pa.int64(), mask=missing).cast(pa.duration("us"))
 
 
 def _connect(config: DuckDBConfig) -> Any:
