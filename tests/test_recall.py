@@ -12,7 +12,7 @@ from scripted_tasks import PATIENCE, scripted_task
 
 from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
-from flyteagent_nb.errors import OutputError
+from flyteagent_nb.errors import OutputError, RunNotFoundError
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.type_records import TUPLE
 
@@ -124,3 +124,11 @@ def test_a_name_that_is_no_class_any_more(workspace: Workspace, agents: Agents) 
         )
         assert call.convert(outputs) == ({"n": 1}, 1)
         assert f"is read as int, which is a guess: {__name__}:PATIENCE is no class any more" in note
+
+
+def test_an_id_that_is_not_on_record_is_told_as_such(workspace: Workspace, agents: Agents) -> None:
+    ended(workspace, scripted_task("echo", inputs={"n": int}, outputs={"n": int}), n=1)
+    assert workspace.runner.runs() == []
+    with pytest.raises(RunNotFoundError, match="no run's id begins with 'x'") as raised:
+        workspace.kept.find("x")
+    assert raised.value.hint == "%agent runs --all lists them"

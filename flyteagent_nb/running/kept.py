@@ -101,7 +101,11 @@ class KeptRuns:
             return Run.kept(standing(records[0]), _Standing(self))
         found = journal.shelf.ids(prefix) if prefix else []
         if not found:
-            raise here
+            if not journal.shelf.ids("", 1):
+                raise here
+            raise RunNotFoundError(
+                f"no run's id begins with '{prefix}'", run_id=prefix, hint="%agent runs --all lists them"
+            )
         if len(found) > 1:
             told = ", ".join(f"{run_id} ({name})" for run_id, name in found[:5])
             raise RunNotFoundError(
