@@ -59,15 +59,15 @@ class LocalExecution:
                 return run_literals(task, ctx, input_literal_map)
             return sandbox_execute(task, ctx, input_literal_map)
 
-        def map_over(mapped: ArrayNodeMapTask, **kwargs: Any) -> Any:
+        def map_over(mapped: ArrayNodeMapTask, /, **kwargs: Any) -> Any:
             if through_agent(mapped.python_function_task):
                 return run_many(mapped, kwargs)
             return raw_execute(mapped, **kwargs)
 
-        def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
+        def execute(task: PythonTask[Any], /, **kwargs: Any) -> Any:
             return run_values(task, kwargs)
 
-        def call_task(task: PythonTask[Any], *args: Any, **kwargs: Any) -> Any:
+        def call_task(task: PythonTask[Any], /, *args: Any, **kwargs: Any) -> Any:
             each = task.python_function_task if isinstance(task, ArrayNodeMapTask) else task
             if not through_agent(each):
                 return in_own_contexts(task_call, task, *args, **kwargs)
@@ -88,7 +88,7 @@ class LocalExecution:
                     raise
                 raise told from error
 
-        def call_workflow(workflow: WorkflowBase, *args: Any, **kwargs: Any) -> Any:
+        def call_workflow(workflow: WorkflowBase, /, *args: Any, **kwargs: Any) -> Any:
             within = _compiled_workflow()
             given = check_call(workflow, args, kwargs, within)
             compiled = getattr(workflow, "compiled", True)

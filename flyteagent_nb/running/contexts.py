@@ -32,7 +32,7 @@ def in_context(context: FlyteContext, work: Callable[..., T], *args: Any) -> T:
     return contextvars.copy_context().run(call)
 
 
-def in_own_contexts(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def in_own_contexts(call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """``call(*args, **kwargs)`` with a list of flytekit's contexts of its own.
 
     ``asyncio.to_thread`` copies the ContextVar and shares the list in it: calls on several threads would push onto one stack, and take each

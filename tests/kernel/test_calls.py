@@ -60,6 +60,13 @@ def add(b: int, a: int) -> int: return
 @task(task_config=Add(), cache=True, cache_version="1")
 def cached(a: int) -> int: return
 
+@task(task_config=Add())
+def names_of_ours(task: int, mapped: int, call: int) -> int: return
+
+@workflow
+def more_names_of_ours(workflow: int, call: int) -> int:
+    return names_of_ours(task=workflow, mapped=1, call=call)
+
 @task
 def double(a: int) -> int:
     return 2 * a
@@ -137,6 +144,9 @@ def tasks(kernel: Kernel) -> None:
         ("map_task(inc, min_successes=3)(a=[1, 2])", "[2, 3]", 2),  # more than there are: all have to succeed
         ("map_task(inc, min_successes=3)(a=[])", "[]", 0),
         ("mapped(xs=[1, 2])", "[2, 3]", 2),
+        ("names_of_ours(task=1, mapped=2, call=3), more_names_of_ours(workflow=1, call=2)", "(7, 5)", 2),
+        ("map_task(names_of_ours)(task=[1], mapped=[2], call=[3])", "[7]", 1),
+        ("names_of_ours.execute(task=1, mapped=2, call=3)", "7", 1),
         ("inc.execute(a=3)", "4", 1),
         ("flyteagent_nb.submit(inc, a=7).result()", "8", 1),
         ("flyteagent_nb.submit(inc, 7).result()", "8", 1),
