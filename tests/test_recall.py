@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 from flyteidl.core.literals_pb2 import LiteralMap
-from scripted_tasks import PATIENCE, scripted_task
+from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import OutputError, RunNotFoundError
+from flyteagent_nb.running import propeller
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.type_records import TUPLE
 
@@ -132,3 +133,35 @@ def test_an_id_that_is_not_on_record_is_told_as_such(workspace: Workspace, agent
     with pytest.raises(RunNotFoundError, match="no run's id begins with 'x'") as raised:
         workspace.kept.find("x")
     assert raised.value.hint == "%agent runs --all lists them"
+
+
+@pytest.mark.parametrize("kernels", [1, 2])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_run_that_was_given_up_is_followed_again(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch, kernels: int, cancelled: bool
+) -> None:
+    """Its service was away for a minute; the job went on, or was not deleted."""
+    monkeypatch.setattr(propeller, "failure_backoff", lambda failures, jitter: 0.001)
+    workspace.config.poll_failure_limit = 0.0
+    what = {"delete": "ConnectionError: away"} if cancelled else {"get": "ConnectionError: away"}
+    phases = ["RUNNING"] if cancelled else ["SUCCEEDED"]
+    run = workspace.submit(scripted_task(raises=what, times={"get": 5, "delete": 5}, phases=phases), {})
+    if cancelled:
+        until(lambda: run.phase == "RUNNING")
+        run.cancel()
+    error = run.exception(PATIENCE)
+    assert error is not None and f"%agent attach {run.id} follows it again" in f"{error} {run.snapshot.notes}"
+    if kernels > 1:
+        reopened(workspace)
+    again = workspace.attach(run.id)
+    assert workspace.kept.find(run.id) is again is not run
+    if cancelled:
+        assert not again.done
+        again.cancel()
+    again.exception(PATIENCE)
+    assert "may still run" not in " ".join(again.snapshot.notes)
+    assert again.phase == ("ABORTED" if cancelled else "SUCCEEDED") and agents.scripted.count("create") == 1
+    workspace.runner.journal.flush()  # type: ignore[attr-defined]
+    record = on_record(workspace, run.id)
+    assert record.snapshot.phase == again.phase == record.attempts[-1].outcome
+    assert workspace.attach(run.id) is again

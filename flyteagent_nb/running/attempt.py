@@ -34,7 +34,7 @@ from flyteagent_nb.running.metadata import attempt_metadata
 from flyteagent_nb.running.pace import ADAPTIVE, PROPELLER, failure_backoff, gives_up, poll_delay, poll_floor
 from flyteagent_nb.running.propeller import Failure, OutputsSource, Phase, Step
 from flyteagent_nb.running.rendering import TemplateError, TemplateVariables, attempt_variables, render_template
-from flyteagent_nb.running.run import SECRET_IN_META
+from flyteagent_nb.running.run import MAY_RUN, SECRET_IN_META
 from flyteagent_nb.running.services import SyncReplyError, deadline_on, whose_deadline
 from flyteagent_nb.running.storage import is_remote_prefix
 from flyteagent_nb.running.wording import (
@@ -350,7 +350,8 @@ class Attempt:
                 if gives_up(pace, failures, time.monotonic() - failing_since, limit):
                     await runner.journal.ended(driven.run.id, "unknown", runner.masking.text(said))
                     self._note(
-                        f"the job may still run: {failures} polls in a row failed, so it was given up, not deleted"
+                        f"{MAY_RUN}: {failures} polls in a row failed, so it was given up, not deleted; "
+                        f"%agent attach {driven.run.id} follows it again"
                     )
                     raise self._ended(propeller.polls_failed(said)) from None
                 continue
@@ -373,12 +374,12 @@ class Attempt:
             return await self._service_now(resolved).get(request, self._driven.run.id, deadline)
 
     async def _abort(self, resolved: Resolved) -> NoReturn:
-        problem = self._runner.masking.text(await self._delete(resolved))
-        await self._runner.journal.ended(self._driven.run.id, "unknown" if problem else "ABORTED", problem)
+        problem, run_id = self._runner.masking.text(await self._delete(resolved)), self._driven.run.id
+        await self._runner.journal.ended(run_id, "unknown" if problem else "ABORTED", problem)
         if problem:
             raise Cancelled(
                 f"its job could not be deleted and may still run: {problem}",
-                hint=f"%agent show {self._driven.run.id} tells the job's resource meta",
+                hint=f"%agent attach {run_id} follows it again, %agent show {run_id} tells the job's resource meta",
             )
         raise Cancelled("")
 

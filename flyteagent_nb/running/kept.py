@@ -7,6 +7,7 @@ the end by this kernel. Nothing here ever creates a job.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,10 +20,12 @@ from flyteagent_nb.errors import (
     TaskTypeNotFoundError,
 )
 from flyteagent_nb.running import retention
-from flyteagent_nb.running.run import Run
+from flyteagent_nb.running.run import MAY_RUN, PhaseChange, Run
 from flyteagent_nb.running.sqlite_journal import SQLiteJournal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flytekit.core.base_task import PythonTask
 
     from flyteagent_nb.config import Settings
@@ -50,6 +53,22 @@ def standing(record: RunRecord) -> RunSnapshot:
 def is_unknown(record: RunRecord) -> bool:
     """Whether it cannot be told if there is a job: the kernel ended between an intent and its answer, or during a sync call."""
     return not record.snapshot.done and (not record.attempts or record.attempts[-1].resource_meta is None)
+
+
+def is_given_up(attempts: Sequence[AttemptRecord]) -> bool:
+    """Whether the last job of a run that has ended may still run: polls failed for too long, or it could not be deleted."""
+    return bool(attempts) and attempts[-1].outcome == "unknown" and attempts[-1].resource_meta is not None
+
+
+def _again(record: RunRecord) -> RunRecord:
+    """A run that was given up, as one that goes on."""
+    s = record.snapshot
+    phases = (*s.phases, PhaseChange("RUNNING", time.time(), s.attempt))
+    notes = tuple(note for note in s.notes if not note.startswith(MAY_RUN))
+    snapshot = s._replace(
+        phase="RUNNING", phases=phases, ended=None, message="", notes=notes, error=None, error_code=""
+    )
+    return dataclasses.replace(record, snapshot=snapshot)
 
 
 def is_unread(record: RunRecord) -> bool:
@@ -168,7 +187,7 @@ class KeptRuns:
     # --- following again ---
 
     def attach(self, run_id: str, settings: Settings, task: PythonTask[Any] | None = None) -> Run:
-        """Follow a run that another kernel began, or one of this kernel that is still known; nothing is created.
+        """Follow a run that another kernel began, or one of this kernel that is still known or was given up; nothing is created.
 
         Args:
             run_id: its whole id.
@@ -187,9 +206,10 @@ class KeptRuns:
         journal = self._journal
         for run in self._runner.runs():
             if run.id == run_id and not isinstance(run.error, JournalError):
-                if task is None:
+                given_up = run.done and is_given_up(self._runner.attempts(run))
+                if task is None and not (given_up and journal is not None):
                     return run
-                if not run.done:
+                if task is not None and not run.done:
                     return self._read_as(run, task)
                 if journal is not None:
                     journal.flush()  # it may have ended just now
@@ -198,7 +218,7 @@ class KeptRuns:
         record = journal.shelf.record(run_id)
         s = record.snapshot
         call, notes = call_of_record(record, task)
-        if s.done:
+        if s.done and not is_given_up(record.attempts):
             try:
                 return self._ended(record, call)
             except OutputError:
@@ -209,9 +229,12 @@ class KeptRuns:
             self._refuse(record)
         resolved = self._agent_of(record)
         taken = journal.take(run_id)
+        if s.done:
+            taken = _again(taken)
         journal.adopt(taken)
         try:
-            self._earlier[run_id] = self.logs(run_id)
+            if taken.owner.id != record.owner.id:
+                self._earlier[run_id] = self.logs(run_id)
             run = self._runner.attach(taken, resolved, call, settings)
         except BaseException:
             journal.released(run_id)  # or nobody could attach it again

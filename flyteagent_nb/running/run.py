@@ -28,6 +28,9 @@ SECRET_IN_META = (
 )
 """The note of a run whose resource meta is not for the eye."""
 
+MAY_RUN = "the job may still run"
+"""How the note of a run begins that was given up."""
+
 log = logging.getLogger("flyteagent_nb")
 
 
