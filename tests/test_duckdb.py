@@ -307,6 +307,8 @@ def test_what_arrow_would_hold_as_another_number_is_refused(service):
             "SELECT unnest([INTERVAL 1 DAY, NULL, INTERVAL '-300000 years'])",
             "an INTERVAL is longer than 106,000,000 days",
         ),
+        ("SELECT TIMETZ '10:00:00+02' AS t", "the column 't' is a TIME WITH TIME ZONE, which Arrow does not hold"),
+        ("SELECT ['101'::BIT] AS b", "the column 'b' is a BIT[]"),
     ):
         ended = service.end(service.create(query(sql)))
         assert ended.phase == TaskExecution.FAILED and words in ended.message

@@ -11,6 +11,7 @@ import contextvars
 import dataclasses
 import enum
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -45,6 +46,9 @@ DAYS_AT_MOST = 106_000_000
 """Of an interval: about what 64 bits of microseconds hold, less the hours beside the days."""
 
 MESSAGE_CHARACTERS = 8_000
+
+_LOST = re.compile(r"(TIME WITH TIME ZONE|BIT|BIGNUM|VARINT)(\[\d*\])*")
+"""Types of DuckDB's that become something else on the way through Arrow, in a column or a list."""
 
 _RELATIONS_STREAM = int(duckdb.__version__.split(".")[0]) >= 2
 """From 2.0 Arrow streams from a relation without a copy; before, a relation with parameters holds the whole result."""
@@ -241,6 +245,11 @@ class Job:
 
     def _save(self, reader: pa.RecordBatchReader, kinds: list[str]) -> str:
         """Write the batches as Parquet, in the folder's layout of flytekit's own encoders; the folder's uri."""
+        for field, kind in zip(reader.schema, kinds, strict=False):
+            if _LOST.fullmatch(kind):
+                raise ValueError(
+                    f"the column {field.name!r} is a {kind}, which Arrow does not hold: cast it to VARCHAR in the query"
+                )
         unsigned = [i for i, kind in enumerate(kinds) if kind == "UHUGEINT"]
         access = self._flyte.file_access
         uri = f"{(self._prefix or access.get_random_remote_directory()).rstrip('/')}/{OUTPUT}"
