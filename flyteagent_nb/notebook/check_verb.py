@@ -8,7 +8,7 @@ from flyteagent_nb.errors import ArgumentError, CheckError, TaskStopped
 from flyteagent_nb.notebook.doctor import Diagnosis
 from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.values import input_values
-from flyteagent_nb.shipping.check import END, Subject, check
+from flyteagent_nb.shipping.check import END, JOBS, Subject, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +47,8 @@ class CheckReport(Diagnosis):
         """How it is, in a line."""
         version = f" (version {self.version})" if self.version else ""
         skipped = f", {len(self.skipped)} not tried" if self.skipped else ""
+        if any(finding.what == JOBS for finding in self.skipped):
+            skipped = ", but no job was tried"
         return f"{self.task_type}{version}: {super().summary()}{skipped}"
 
     def data(self) -> dict[str, Any]:

@@ -111,10 +111,8 @@ class Check:
             listing = await self._resolved(entry)
             is_sync = await self._listed(listing)
             if subject.call is None:
-                self._findings += [
-                    Finding("skip", name, "not tried: it takes a job", _NO_TASK)
-                    for name in (SYNC_CHECKS if is_sync else ASYNC_CHECKS)
-                ]
+                names = ", ".join(SYNC_CHECKS if is_sync else ASYNC_CHECKS)
+                self._findings.append(Finding("skip", JOBS, f"not tried: {names}", _NO_TASK))
             else:
                 service = listing if entry is None else await self._host(entry, stack)
                 await self._drive(service, entry, module, is_sync, stack)
@@ -261,6 +259,9 @@ class Check:
         finally:
             task.cancel()
 
+
+JOBS = "jobs"
+"""The finding where no task was given."""
 
 _NO_TASK = "--task TASK gives a task to run"
 
