@@ -20,6 +20,7 @@ from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.ran_cells import RanCells
 from flyteagent_nb.notebook.showing import Showing
+from flyteagent_nb.notebook.waiting import take_spread_stop
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.serving.cell_names import name_cells
 from flyteagent_nb.wire import KERNEL_SERVICE
@@ -186,7 +187,10 @@ class Extension:
             self._workspace.notice(
                 "hint: %agent nest lets code in a cell run an event loop of its own, inside the kernel's"
             )
+        stop = take_spread_stop()
         if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and not isinstance(error, TaskStopped):
+            if stop is not None:
+                self._workspace.notice(str(stop))
             self._tell_open_runs()
         if isinstance(error, TaskStopped) and (blocked := self._workspace.blocked_by()):
             agent, operation, seconds = blocked

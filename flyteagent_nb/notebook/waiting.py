@@ -34,9 +34,6 @@ LOOK = 0.5
 BEAT = 0.05
 """Seconds between two beats of a cell that waits: clicks on the page are looked for as often."""
 
-SPREAD = 0.2
-"""Seconds that a cell has to end by itself after a stop in one of its tasks, with that task's error."""
-
 
 class TaskCancelled(TaskStopped, asyncio.CancelledError):
     """The same stop inside an asyncio task of the user's: to the event loop it is a cancel.
@@ -158,8 +155,8 @@ def stop_guard(grace: float, beat: Callable[[Sequence[Run]], object] | None = No
     before: Any = signal.signal(signal.SIGINT, guard.interrupted)
     try:
         yield guard
-    except TaskCancelled:
-        _spread(before)
+    except TaskCancelled as stop:
+        _spread(stop)
         raise
     finally:
         signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
@@ -171,22 +168,33 @@ _spreading: asyncio.AbstractEventLoop | None = None
 """The loop whose waiting tasks a stop is reaching; the main thread's."""
 
 
-def _spread(handler: Any) -> None:
-    """Let a stop in one task of a cell reach those that are about to start (of a ``gather``), and then the cell itself.
+_spread_stop: TaskCancelled | None = None
+"""The last stop that reached a whole cell from one of its tasks."""
 
-    Args:
-        handler: what handles SIGINT outside of the guard: in a cell with ``await``, ipykernel's, which cancels the cell.
+
+def _spread(stop: TaskCancelled) -> None:
+    """Let a stop in one task of a cell reach those that are about to start (of a ``gather``), and the cell itself.
+
+    Now, and not once this task has ended: what waits for it may take a cancelled task for one that is done, and the cell would go on.
     """
-    global _spreading
-    _spreading = loop = asyncio.get_running_loop()
-    loop.call_soon(_spread_no_more)
-    if getattr(handler, "__module__", "").startswith("ipykernel"):  # Python's own would end the loop
-        loop.call_later(SPREAD, handler, signal.SIGINT, None)
+    global _spreading, _spread_stop
+    _spreading, _spread_stop = asyncio.get_running_loop(), stop
+    _spreading.call_soon(_spread_no_more)
+    for each in asyncio.all_tasks(_spreading):
+        if getattr(each.get_coro(), "__name__", "") == "run_cell_async":  # IPython's, of a kernel and of a terminal
+            each.cancel()
 
 
 def _spread_no_more() -> None:
     global _spreading
     _spreading = None
+
+
+def take_spread_stop() -> TaskCancelled | None:
+    """The stop that reached a cell from one of its tasks since the last call, or None: a cancel of the cell itself has no words."""
+    global _spread_stop
+    stop, _spread_stop = _spread_stop, None
+    return stop
 
 
 def keep_interrupts(initialize: Callable[[], object]) -> Callable[[], None]:

@@ -145,6 +145,26 @@ def test_in_a_task_of_an_async_cell_it_does_not_take_the_kernel_along(kernel: Ke
     assert kernel.value("scripted.count('create'), scripted.count('delete')") == "(1, 1)"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await asyncio.wait([asyncio.create_task(go()), asyncio.create_task(go())])",
+        "await asyncio.gather(go(), go(), return_exceptions=True)",
+        pytest.param(
+            "async with asyncio.TaskGroup() as tasks:\n    tasks.create_task(go())\n    tasks.create_task(go())",
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="there is no TaskGroup"),
+        ),
+    ],
+)
+def test_what_takes_a_cancelled_task_for_one_that_is_done_does_not_let_the_cell_go_on(
+    kernel: Kernel, code: str
+) -> None:
+    cell = stopped(kernel, f"{code}\nprint('went on')")
+    assert "CancelledError" in str(cell) and "went on" not in cell.stdout
+    assert cell.stderr.startswith("stopped by the user; run ") and "hint: %agent show " in cell.stderr
+    assert kernel.value("scripted.open_jobs, scripted.count('create'), scripted.count('delete')") == "([], 1, 1)"
+
+
 def test_a_map_task_is_stopped_whole(kernel: Kernel) -> None:
     cell = stopped(kernel, "map_task(each)(a=[1, 2, 3])", when="len(scripted.open_jobs) == 3")
     assert "3 runs cancelled" in cell.error
