@@ -174,13 +174,14 @@ class Workspace:
             if thread is not None and not thread.forked:  # all of it is the parent's, its files too
                 concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
                 thread.check_may_block()
-                left = self._runner.active if self._runner is not None else 0
-                closing = thread.submit(self._close(self._runner, self._host, self._capture))
-                with contextlib.suppress(
-                    concurrent.futures.TimeoutError
-                ):  # an agent holds the loop: it goes on when that lets go
+                closing = thread.submit(self._close(self._runner, self._host))
+                try:
                     left = closing.result(2 * CLOSE_WAIT)
+                except concurrent.futures.TimeoutError:  # it goes on: cancelled, it would leave servers and runs behind
+                    left = self._closes_late()
         finally:
+            if self._capture is not None:
+                self._capture.remove()
             if thread is not None and not thread.forked and self._runner is not None:
                 if self._keeper is not None:
                     self._keeper.close()
@@ -330,15 +331,25 @@ class Workspace:
             )
         return SQLiteJournal(folder, kernel=self.kernel_id, runs_folder=str(storage.root), warn=self.notice), storage
 
-    async def _close(self, runner: Runner | None, host: AgentHost | None, capture: Any) -> int:
+    def _closes_late(self) -> int:
+        """Say why closing takes long; how many runs are under way."""
+        blocked = self.blocked_by()
+        self.notice(
+            f"warning: agent '{blocked[0]}' has kept the event loop busy for {blocked[2]:.1f} s in its `async def {blocked[1]}`; the "
+            "agent service closes once that returns"
+            if blocked is not None
+            else "warning: the agent service takes long to close; it goes on in the background"
+        )
+        return self._runner.active if self._runner is not None else 0
+
+    async def _close(self, runner: Runner | None, host: AgentHost | None) -> int:
+        # Both are given, as whoever waits for this may let go of them before it begins.
         left = 0
         if runner is not None:
             left = await runner.close(grace=CLOSE_WAIT / 2, delete=self.config.on_close == "delete")
             await runner.router.close()
         if host is not None:
             await host.stop()
-        if capture is not None:
-            capture.remove()
         return left
 
     def _flytekit_loaded(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from flyteagent_nb.notebook.manual import help_text
 from flyteagent_nb.notebook.page import Block, Page
 from flyteagent_nb.notebook.ran_cells import RanCells
 from flyteagent_nb.notebook.showing import Showing
-from flyteagent_nb.notebook.waiting import take_spread_stop
+from flyteagent_nb.notebook.waiting import take_spread_stop, uninterrupted
 from flyteagent_nb.running.run import Run
 from flyteagent_nb.serving.cell_names import name_cells
 from flyteagent_nb.wire import KERNEL_SERVICE
@@ -345,8 +346,9 @@ def load(shell: Any) -> None:
         return
     if _cells is None or _cells.shell is not shell:
         _cells = RanCells(shell)
-    _extension = Extension(shell, get_workspace(), _cells)
-    _extension.load()
+    with uninterrupted():
+        _extension = Extension(shell, get_workspace(), _cells)
+        _extension.load()
     sys.stdout.write(
         f"flyteagent_nb {__version__}: an agent service starts in this kernel. %agent shows it, %%agent_task runs a task.\n"
     )
@@ -360,7 +362,14 @@ def unload(shell: Any) -> None:
     global _extension
     if _extension is None:
         return
-    extension, _extension = _extension, None
-    left = extension.unload()
+    workspace = get_workspace()
+    if workspace.state == "starting":  # the stop button may end this wait, and nothing has changed then
+        with contextlib.suppress(FlyteAgentNBError):
+            workspace.wait()
+    with uninterrupted():
+        extension, _extension = _extension, None
+        left = extension.unload()
+    for line in workspace.take_notices():
+        sys.stderr.write(line + "\n")
     if left:
         sys.stdout.write(f"flyteagent_nb: {left} run{'s were' if left > 1 else ' was'} under way; remote jobs go on.\n")

@@ -236,6 +236,19 @@ def stopped_as(message: str) -> Iterator[None]:
         raise stop_class()(message) from None
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold the stop button off: what is left half done inside could not be mended by who pressed it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.signal(signal.SIGINT, lambda signum, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+
+
 def stop_class() -> type[TaskStopped]:
     """The class of a stop that is raised here: who will meet it first, a cell or an event loop?"""
     frame: FrameType | None = sys._getframe(1)

@@ -149,6 +149,24 @@ def test_unloading_puts_everything_back_and_loading_works_again(new_kernel: NewK
     assert kernel.value("hook()['status_code']") == "200"
 
 
+PRESSED = """
+import os, signal
+
+sandboxes, pressed = flyteagent_nb.get_workspace().sandboxes, False
+close = sandboxes.close
+
+def press():
+    global pressed
+    if not pressed:
+        pressed = True
+        os.kill(os.getpid(), signal.SIGINT)
+    close()
+
+sandboxes.close = press
+"""
+"""A cell: the stop button is pressed in the middle of the next unload, which comes to its end all the same."""
+
+
 def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel: NewKernel) -> None:
     kernel = new_kernel()
     kernel.ok(LOAD)
@@ -156,8 +174,11 @@ def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel:
     kernel.ok(
         "import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: scripted.open_jobs)"
     )
+    kernel.ok(PRESSED)
     assert "1 run was under way" in kernel.ok(UNLOAD).stdout
-    assert kernel.value("scripted.open_jobs, scripted.count('delete'), run.done") == "(['job-1'], 0, True)"
+    assert (
+        kernel.value("pressed, scripted.open_jobs, scripted.count('delete'), run.done") == "(True, ['job-1'], 0, True)"
+    )
     told = kernel.value("str(run.error)")
     assert "the job, if any, was left running" in told and "%agent attach" in told and "%agent cancel" in told
     kernel.ok(LOAD)
