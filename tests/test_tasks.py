@@ -70,6 +70,13 @@ class Outer:
     color: Color = Color.RED
 
 
+@dataclass
+class DefinedAgain:
+    outer: int
+
+
+DefinedAgain.__qualname__ = DefinedAgain.__name__ = "Outer"  # as a cell does that is run again after a change
+
 UTC = dt.timezone.utc
 VALUES = [
     pytest.param(int, 0, id="int"),
@@ -365,6 +372,7 @@ def test_a_plain_value_of_the_wrong_type_is_refused_at_once(
         (Dict[str, int], [1], "takes a Dict[str, int], not list [1]"),  # noqa: UP006
         (Optional[int], "a", "takes an Optional[int], not str 'a'"),  # noqa: UP045
         (Outer, {"inner": 3}, "takes an Outer, not dict"),
+        (Outer, DefinedAgain(0), "takes an Outer of another definition of that class, not Outer"),
         (Color, "green", "takes a Color, not str 'green'"),
         (pd.DataFrame, [1], "takes a DataFrame, not list [1]"),
         (list[str], ["\ud800"], "takes a list[str], not list ['\\ud800']"),  # of a file's name that is no UTF-8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 from flyteidl.core import literals_pb2
 from flytekit import FlyteContextManager
@@ -239,21 +239,31 @@ def _wrong_input(
 ) -> InputError:
     wanted = article(type_name(python_type))
     fits = tables.is_frame(python_type) and isinstance(value, python_type)  # one of its columns cannot be written
-    return InputError(
-        f"input '{name}' of {what or _words(called)} "
-        + (f"is {wanted} that cannot be sent" if fits else f"takes {wanted}, not {shown(value)}"),
-        task=called.name,
-        name=name,
-        hint=first_line(error),
-    )
+    told, hint = f"takes {wanted}, not {shown(value)}", first_line(error)
+    if fits:
+        told = f"is {wanted} that cannot be sent"
+    elif _same_name(type(value), python_type):
+        told = f"takes {wanted} of another definition of that class, not {shown(value)}"
+        hint = f"run the cell that makes the {_kind(called)} again, and make the value anew where it is the older one ({hint})"
+    return InputError(f"input '{name}' of {what or _words(called)} {told}", task=called.name, name=name, hint=hint)
+
+
+def _same_name(kind: type, wanted: Any) -> bool:
+    """Whether two classes go by one name: a cell that defines a class was run again, and the task or the value is older."""
+    if get_origin(wanted) is not None or not isinstance(wanted, type):
+        return False
+    return kind is not wanted and (kind.__module__, kind.__qualname__) == (wanted.__module__, wanted.__qualname__)
 
 
 def _words(called: PythonTask[Any] | WorkflowBase, within: str = "") -> str:
     where = f" in workflow '{within.removeprefix('__main__.')}'" if within else ""
     if isinstance(called, ArrayNodeMapTask):
         return f"map task '{called.python_function_task.name.removeprefix('__main__.')}'{where}"
-    kind = "workflow" if isinstance(called, WorkflowBase) else "task"
-    return f"{kind} '{called.name.removeprefix('__main__.')}'{where}"
+    return f"{_kind(called)} '{called.name.removeprefix('__main__.')}'{where}"
+
+
+def _kind(called: PythonTask[Any] | WorkflowBase) -> str:
+    return "workflow" if isinstance(called, WorkflowBase) else "task"
 
 
 def _signature(called: PythonTask[Any] | WorkflowBase) -> str:
