@@ -185,13 +185,15 @@ class FlyteAgentNB(SingletonConfigurable):
                 raise TraitError(f"there is no setting '{name}'; {told}")
 
     @property
-    def data_path(self) -> Path:
-        """The folder of the journal, as the setting or the platform has it."""
-        if self.data_folder:
-            return Path(self.data_folder).expanduser().absolute()
+    def data_path(self) -> Path | None:
+        """The folder of the journal, as the setting or the platform has it; None where that needs a home folder, and there is none."""
         import platformdirs
 
-        return Path(platformdirs.user_data_dir("flyteagent_nb", appauthor=False))
+        try:
+            path = Path(self.data_folder or platformdirs.user_data_dir("flyteagent_nb", appauthor=False)).expanduser()
+        except RuntimeError:  # a container's user that the system does not know, without HOME
+            return None
+        return path.absolute()
 
     def freeze(self) -> Settings:
         """The settings as they are now."""

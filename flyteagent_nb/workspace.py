@@ -9,6 +9,7 @@ import atexit
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -311,8 +312,10 @@ class Workspace:
         if not settings.journal:
             return MemoryJournal(), RunStorage(settings.run_folder)
         folder = self.config.data_path
-        remote = is_remote(folder)
+        remote = folder is not None and is_remote(folder)
         try:
+            if folder is None:
+                raise FileNotFoundError(errno.ENOENT, "there is no home folder")
             private_folder(folder)
             storage = RunStorage(
                 settings.run_folder or str(folder / "runs"), quick=not settings.run_folder and not remote
@@ -321,7 +324,8 @@ class Workspace:
             if settings.run_folder:  # asked for, so it must not be another one
                 raise
             self.notice(
-                f"warning: the folder {folder} cannot be used: {error.strerror or error}. Runs are kept in memory until the kernel ends."
+                f"warning: the folder {folder or 'of the journal'} cannot be used: {error.strerror or error}. Runs are kept in memory "
+                "until the kernel ends. FLYTEAGENT_NB_DATA_FOLDER takes another folder."
             )
             return MemoryJournal(), RunStorage()
         if remote:
@@ -400,7 +404,8 @@ class Workspace:
         """The newest of the runs that kernels which are gone have left open, and how many there are. Quick, before anything is loaded."""
         from flyteagent_nb.running.shelf import Shelf
 
-        return Shelf(self.config.data_path).left_open(limit) if self.config.journal else ([], 0)
+        folder = self.config.data_path
+        return Shelf(folder).left_open(limit) if self.config.journal and folder is not None else ([], 0)
 
     def submit(
         self,

@@ -9,7 +9,8 @@ import sys
 import textwrap
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from flytekit.extend.backend.base_connector import ConnectorRegistry, Resource
@@ -29,9 +30,6 @@ from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.running import shelf
 from flyteagent_nb.serving.capture import _TAP
 from flyteagent_nb.workspace import Workspace, get_workspace
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest_plugins = ("fixtures_workspace",)
 
@@ -188,6 +186,15 @@ def test_a_folder_that_cannot_be_made_is_told_and_runs_go_on(workspace: Workspac
     (tmp_path / "file").touch()
     (said,) = opened_with(workspace, tmp_path / "file" / "data")
     assert "cannot be used: Not a directory. Runs are kept in memory until the kernel ends." in said
+
+
+def test_where_there_is_no_home_folder_it_opens_all_the_same(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (said,) = opened_with(workspace, Path("~nobody-has-that-name/data"))
+    assert "the folder of the journal cannot be used: there is no home folder. Runs are kept in memory" in said
+    monkeypatch.setattr(workspace.config, "data_folder", "~nobody-has-that-name/data")
+    assert workspace.left_open() == ([], 0)  # %load_ext asks, before anything is open
 
 
 def test_whoever_wants_to_know_of_flytekit_is_told(workspace: Workspace) -> None:
