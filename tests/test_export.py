@@ -11,6 +11,7 @@ import shutil
 import signal
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
@@ -27,7 +28,6 @@ from flyteagent_nb.shipping.export import _IMAGE, RECORD, Export, export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from flyteagent_nb.workspace import Workspace
 
@@ -274,6 +274,16 @@ def test_the_folder(workspace: Workspace, made: Export, runs: CellRuns, tmp_path
     with pytest.raises(ExportError, match="is a file"):
         exported(workspace, other / "thesis.tex", runs)
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("folder", ["~nobody-has-that-name/out", "loop/out", "x" * 300])
+def test_a_folder_that_cannot_be_is_an_error_of_ours(
+    workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ExportError, match=r"cannot be (used|written): "):
+        exported(workspace, Path(folder), runs)
 
 
 @contextlib.contextmanager

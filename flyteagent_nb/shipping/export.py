@@ -119,10 +119,9 @@ def export(
             hint="write flyte-prod or the like: up to 63 lowercase letters and digits, with - between them",
         )
     entries = _entries(workspace, types)
-    folder = folder.expanduser()
+    folder, before = _looked_at(folder)
     name = _service_name(folder.absolute().name)
     module_name = name.replace("-", "_") + ("" if name.endswith("agents") else "_agents")
-    before = _record_of(folder)
     masking = workspace.masking
     module = make_module(
         entries, Cells(cells), variables or {},
@@ -319,6 +318,23 @@ def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: Agent
 
 
 # --- the folder ---
+
+
+def _looked_at(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The folder with the home in the place of ``~``, and what an earlier export wrote there.
+
+    Raises:
+        ExportError: as :func:`_record_of`; there is no such user, no such name, or only a link to itself; it may not be looked into.
+    """
+    try:
+        found = folder.expanduser()
+        found.resolve()
+        return found, _record_of(found)
+    except ExportError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{folder} cannot be used: {reason}", hint="name another folder") from error
 
 
 def _record_of(folder: Path) -> dict[str, str]:
