@@ -167,6 +167,13 @@ def test_the_service_answers_on_its_socket(workspace: Workspace) -> None:
     assert " answers in " in found[0].told and "mode 0700" in found[1].told and "GB free" in found[2].told
 
 
+def test_a_journal_that_cannot_be_written_is_told_of(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    trouble = property(lambda journal: "the journal in /full cannot be written: database or disk is full")
+    monkeypatch.setattr(type(workspace.runner.journal), "trouble", trouble)
+    found = found_of(workspace, "journal")
+    assert found.sign == "warn" and found.told.startswith("the journal in /full cannot be written: ") and found.mend
+
+
 def test_an_address_with_a_token_answers_too_and_an_open_one_is_told_of(workspace: Workspace) -> None:
     token, open_ = workspace.serve(0), workspace.serve(0, open=True)
     try:

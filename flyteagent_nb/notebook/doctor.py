@@ -130,7 +130,12 @@ def service_findings(workspace: Workspace) -> list[Finding]:
     ]  # fmt: skip
     found.append(folder(str(runner.storage.root)))
     journal = type(runner.journal).__name__
-    if journal == "MemoryJournal":
+    if trouble := getattr(runner.journal, "trouble", ""):
+        told = f"{trouble}; what runs is kept in memory, and forgotten when the kernel ends"
+        found.append(
+            Finding("warn", "journal", told, "make room, or set FLYTEAGENT_NB_DATA_FOLDER before the kernel starts")
+        )
+    elif journal == "MemoryJournal":
         found.append(Finding("ok", "journal", "in memory: runs are forgotten when the kernel ends"))
     else:
         found.append(Finding("ok", "journal", journal))
