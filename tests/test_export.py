@@ -375,6 +375,8 @@ def test_which_agents(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> N
     source = (made.folder / "x_agents.py").read_text()
     assert "import flytekit.sensor" in source and "ConnectorRegistry.register(DuckDBAgent())" in source
     assert "flyteagent-nb[duckdb]==" in (made.folder / "requirements.txt").read_text()
+    # A query is in the process that runs it: another replica could not get it.
+    assert "replicas: 1" in (made.folder / "kubernetes.yaml").read_text() and "one replica" in str(made.findings)
     assert "duckdb==" in (made.folder / "requirements.txt").read_text() + (made.folder / "constraints.txt").read_text()
     workspace.catalog.remove("a")
     with pytest.raises(ExportError, match="no cell of this notebook defines an agent"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import wire
+from flyteagent_nb.agents.duckdb import TASK_TYPE
 from flyteagent_nb.errors import ArgumentError, ExportError, TaskTypeNotFoundError, closest
 from flyteagent_nb.findings import Finding
 from flyteagent_nb.masking import VARIABLES
@@ -140,7 +141,7 @@ def export(
         "python": ".".join(map(str, sys.version_info[:2])), "pins": pins, "flytekit": release_of("flytekit"),
         "types": [(e.task_type, e.version, e.is_sync) for e in entries],
         "routes": [e.task_type for e in entries if not e.is_sync and not e.version],
-        "secrets": _secrets(needs), "variables": _variables(needs), "port": 8000,
+        "secrets": _secrets(needs), "variables": _variables(needs), "port": 8000, "replicas": 1 if _of_duckdb(entries) else 2,
         "address": f"{name}.{namespace}.svc.cluster.local:8000",
     }  # fmt: skip
     texts = {path: render(template, **values) for path, template in FILES.items()}
@@ -154,6 +155,7 @@ def export(
         *_of_pins(pins),
         *_of_routes(workspace, entries),
         *_of_sensors(variables or {}),
+        *_of_duckdb(entries),
         *_of_needs(needs),
         *tried,
     ]
@@ -273,6 +275,14 @@ def _of_sensors(variables: Mapping[str, Any]) -> list[Finding]:
         )
         for name in sorted(kind.__name__ for kind in kinds if kind.__module__ == "__main__")
     ]  # fmt: skip
+
+
+def _of_duckdb(entries: Sequence[AgentEntry]) -> list[Finding]:
+    """That our own agent is not as stateless as a connector ought to be."""
+    if all(entry.task_type != TASK_TYPE for entry in entries):
+        return []
+    told = f"{TASK_TYPE} runs its queries in the process of the agent: there is one replica, and its restart ends those under way"
+    return [Finding("warn", "replicas", told, "export it by itself, so that other agents keep two")]
 
 
 def _of_needs(needs: Sequence[Need]) -> list[Finding]:
