@@ -13,7 +13,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import OutputError, RunNotFoundError
-from flyteagent_nb.running import propeller
+from flyteagent_nb.running import attempt as attempt_module
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.type_records import TUPLE
 
@@ -141,7 +141,7 @@ def test_a_run_that_was_given_up_is_followed_again(
     workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch, kernels: int, cancelled: bool
 ) -> None:
     """Its service was away for a minute; the job went on, or was not deleted."""
-    monkeypatch.setattr(propeller, "failure_backoff", lambda failures, jitter: 0.001)
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda failures, jitter: 0.001)
     workspace.config.poll_failure_limit = 0.0
     what = {"delete": "ConnectionError: away"} if cancelled else {"get": "ConnectionError: away"}
     phases = ["RUNNING"] if cancelled else ["SUCCEEDED"]

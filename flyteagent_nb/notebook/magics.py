@@ -72,7 +72,7 @@ class AgentMagics(Magics):
                 [e.version for e in workspace.catalog.entries() if e.task_type == name]
                 or workspace.runner.router.versions(name)
             ),
-            default_name=f"{arguments.task_type}_{self.shell.execution_count}",
+            default_name=f"{arguments.task_type}_{self._cell_number()}",
         )
         if arguments.form:
             return self._form_of(task, inputs, arguments, code=arguments.code)
@@ -312,6 +312,10 @@ class AgentMagics(Magics):
         if name:
             self.shell.user_ns[name] = run
 
+    def _cell_number(self) -> int:
+        """The number of the cell that runs: IPython 9 has counted on by then, before that it had not."""
+        return len(self.shell.history_manager.input_hist_parsed) - 1
+
     def _compile_python(self, body: str) -> tuple[ast.Module, Callable[[], Any]]:
         """Compile the cell as IPython would; what is returned runs it in the user's namespace.
 
@@ -320,7 +324,7 @@ class AgentMagics(Magics):
         """
         shell = self.shell
         code = shell.transform_cell(body)
-        name = shell.compile.cache(code, shell.execution_count, raw_code=body)
+        name = shell.compile.cache(code, self._cell_number(), raw_code=body)
         tree = ast.parse(code, name)
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         before = ast.Module(tree.body[:-1] if last is not None else tree.body, type_ignores=[])

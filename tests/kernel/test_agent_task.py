@@ -74,6 +74,11 @@ def plugin(kernel: Kernel) -> None:
 # --- Python ---
 
 
+def test_a_task_without_a_name_has_the_number_of_its_cell(kernel: Kernel) -> None:
+    before = int(kernel.value("len(In) - 1"))
+    assert f"  scripted_{before + 1}  " in kernel.ok("%%agent_task scripted\nseconds: 0").shown["text/plain"]
+
+
 def test_a_decorated_function_runs_and_shows_its_run_and_its_value(kernel: Kernel) -> None:
     cell = kernel.ok("%%agent_task -i a=3\n@task(task_config=gives(o0='7'))\ndef fit(a: int) -> str: return")
     assert cell.kinds == ["display_data", "execute_result"]

@@ -36,7 +36,13 @@ class Terminal:
             "IPYTHONDIR": f"{folder}/ipython",
         }
         env.pop("GRPC_ENABLE_FORK_SUPPORT", None)
-        options = ["--simple-prompt", "--no-banner", "--colors=NoColor", "--no-confirm-exit"]
+        options = [
+            "--simple-prompt",
+            "--no-banner",
+            "--colors=NoColor",
+            "--no-confirm-exit",
+            "--HistoryManager.hist_file=:memory:",
+        ]
         self.child = pexpect.spawn(
             sys.executable, ["-m", "IPython", *options], env=env, timeout=LIMIT, encoding="utf8", dimensions=(40, 120)
         )
