@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
 import json
 import re
 import resource
@@ -284,6 +285,23 @@ def test_a_folder_that_cannot_be_is_an_error_of_ours(
     Path("loop").symlink_to("loop")
     with pytest.raises(ExportError, match=r"cannot be (used|written): "):
         exported(workspace, Path(folder), runs)
+
+
+@pytest.mark.parametrize("told", ["thesis.tex", "../thesis.tex", "sub/../../thesis.tex"])
+def test_a_record_that_names_files_elsewhere_is_none(
+    told: str, workspace: Workspace, runs: CellRuns, tmp_path: Path
+) -> None:
+    folder, mine = tmp_path / "cloned", tmp_path / "thesis.tex"
+    folder.mkdir()
+    mine.write_text("mine")
+    named = str(tmp_path / told) if "/" not in told else told
+    (folder / RECORD).write_text(json.dumps({"files": {named: hashlib.sha256(b"mine").hexdigest()}}))
+    with pytest.raises(ExportError, match="is not empty, and no earlier export"):
+        exported(workspace, folder, runs)
+    (folder / RECORD).write_text(json.dumps({"files": [named]}))
+    with pytest.raises(ExportError, match="is not empty, and no earlier export"):
+        exported(workspace, folder, runs)
+    assert mine.read_text() == "mine"
 
 
 @contextlib.contextmanager

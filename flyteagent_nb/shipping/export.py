@@ -52,6 +52,8 @@ _IMAGE = re.compile(
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a label of RFC 1123
 
+_IN_FOLDER = re.compile(r"\.?\w[\w.-]*")  # the name of a file of an export, with no way out of its folder
+
 _TRY = """
 import json, sys, importlib
 importlib.import_module(sys.argv[1])
@@ -358,7 +360,9 @@ def _record_of(folder: Path) -> dict[str, str]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return {}
     try:
-        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        before = dict(json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"])
+        if not all(map(_IN_FOLDER.fullmatch, before)):  # a folder from elsewhere; what is named there is removed
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise ExportError(
             f"{folder} is not empty, and no earlier export", hint="name a new folder, or an empty one"
@@ -371,7 +375,7 @@ def _record_of(folder: Path) -> dict[str, str]:
             f"{folder} was exported before, and {', '.join(sorted(changed))} changed since",
             hint="export into a new folder and compare, or remove what was changed",
         )
-    return dict(before)
+    return before
 
 
 @contextlib.contextmanager
