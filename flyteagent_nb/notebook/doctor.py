@@ -201,7 +201,7 @@ async def _ask(address: Address) -> float:
 def privacy(address: Address) -> Finding:
     """Who can reach an address."""
     if address.kind == "open":
-        told = f"{address.target} asks nobody for a token: whoever reaches it can run the agents of this kernel"
+        told = f"{address.target} asks nobody for a token: whoever reaches it can run code in this kernel"
         return Finding("warn", "address", told, f"%agent stop {address.target}")
     if not address.target.startswith("unix:"):
         if not address.certificate and not address.target.startswith(("127.", "[::1]", "localhost:")):

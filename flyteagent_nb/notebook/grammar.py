@@ -184,7 +184,7 @@ _VERBS = (
         Argument("host", Kind.TEXT, ("--host",), "ADDRESS",
             "where to listen; if not given 127.0.0.1, which only this machine reaches"),
         Argument("open", Kind.FLAG, ("--open",),
-            help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run tasks here"),
+            help="ask for no token, as a Flyte cluster needs it: whoever reaches the port can run code in this kernel"),
         Argument("certificate", Kind.FILE, ("--cert",), "FILE",
             "speak TLS with the certificate in this file (PEM, those that vouch for it below)"),
         Argument("key", Kind.FILE, ("--key",), "FILE", "the certificate's private key (PEM, without a password)"),

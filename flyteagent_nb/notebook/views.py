@@ -232,7 +232,7 @@ class DryRun(View):
 
 def open_words(address: Address) -> str:
     """What a person must hear of an address that asks for no token."""
-    return f"open: whoever reaches {address.target} can run the agents of this kernel, with its credentials"
+    return f"open: whoever reaches {address.target} can run code in this kernel, with its credentials"
 
 
 def run_details(workspace: Workspace, run: Run) -> RunDetails:

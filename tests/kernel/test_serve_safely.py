@@ -31,12 +31,14 @@ def test_an_open_address_warns_also_where_nothing_is_shown(closed: Kernel) -> No
     assert cell.stdout == "" and cell.result == {}
     address = closed.value("served.address").strip("'")
     assert address.startswith("127.0.0.1:") and closed.value("served.token is None") == "True"
-    assert cell.stderr.startswith(f"warning: open: whoever reaches {address} can run the agents of this kernel")
+    assert cell.stderr.startswith(
+        f"warning: open: whoever reaches {address} can run code in this kernel, with its credentials"
+    )
     assert f"%agent stop {address} closes it" in cell.stderr
     cell = closed.ok("served = %agent serve --port 0")
     assert cell.stderr == "" and closed.value("served.address").startswith("'127.0.0.1:")
     found = closed.ok("%agent doctor").text
-    assert "asks nobody for a token" in found
+    assert "asks nobody for a token: whoever reaches it can run code in this kernel" in found
 
 
 def test_all_interfaces_only_where_they_are_asked_for(closed: Kernel) -> None:
