@@ -237,6 +237,25 @@ def test_the_readme_has_five_commands(made: Export) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ends", ['"""', "\n", "\\", "`"])
+def test_the_name_of_a_type_is_no_code(
+    ends: str, workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flyteagent_nb.shipping.export._tried", lambda *_: [])  # a process of its own: others try that
+    name = f"x{ends}\nraise SystemExit: 1"
+    runs.run(SYNC.replace('task_type_name="s"', f"task_type_name={name!r}"))
+    made = exported(workspace, tmp_path / "out", runs)
+    assert (name, 0) in made.types
+    text = {path: (made.folder / path).read_text() for path in made.files}
+    body = ast.parse(text["out_agents.py"]).body
+    assert "raise SystemExit" in ast.get_docstring(ast.parse(text["out_agents.py"]))  # type: ignore[operator]
+    assert not any(isinstance(node, ast.Raise) for node in body)
+    for spelling in ("agent", "connector"):
+        (read,) = yaml.safe_load_all(text[f"propeller-{spelling}-service.yaml"])
+        assert set(read) == {"plugins", "tasks"}
+    assert len([line for line in text["README.md"].splitlines() if "raise SystemExit" in line]) == 1
+
+
 def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     runs.run(AGENT.format(created="nowhere").replace('"a"', '"b"').replace("A", "B").replace("BgentB", "AgentB"))
     runs.namespace["B"].create.__globals__["nowhere"] = object()

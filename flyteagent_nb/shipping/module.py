@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.findings import Finding
-from flyteagent_nb.shipping.templates import render
+from flyteagent_nb.shipping.templates import plain, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,7 +80,7 @@ def make_module(
             registrations.append(f"{collector.registry()}.register({name}())")
             collector.imported.add(module)
         else:
-            collector.lines.add(f"import {module}  # it registers {entry.task_type}")
+            collector.lines.add(f"import {module}  # it registers {plain(entry.task_type)}")
             collector.imported.add(module)
     source = render(
         "agents.py.j2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 from typing import Any
 
@@ -23,7 +24,13 @@ def _environment() -> jinja2.Environment:
     # A text as a YAML scalar, which JSON's form is, and as one word of a shell, so that it means itself.
     environment.filters["yaml"] = lambda text: json.dumps(str(text), ensure_ascii=False)
     environment.filters["sh"] = lambda text: shlex.quote(str(text))
+    environment.filters["plain"] = plain
     return environment
+
+
+def plain(text: str) -> str:
+    """A text for a comment, a docstring or Markdown, with nothing in it that ends those."""
+    return re.sub(r"[^\w .:/@()+-]", "_", text)
 
 
 def render(template: str, **values: Any) -> str:
