@@ -237,6 +237,15 @@ def test_the_readme_has_five_commands(made: Export) -> None:
 
 
 @pytest.mark.slow
+def test_a_secret_whose_name_is_no_variables_of_a_shell(
+    workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flyteagent_nb.shipping.export._tried", lambda *_: [])
+    runs.run(SYNC.replace("S_KEY", "private-key.v1"))
+    readme = (exported(workspace, tmp_path / "out", runs).folder / "README.md").read_text()
+    assert '--from-literal=_FSEC_PRIVATE-KEY.V1="$VALUE_OF_FSEC_PRIVATE_KEY_V1"' in readme
+
+
 @pytest.mark.parametrize("ends", ['"""', "\n", "\\", "`"])
 def test_the_name_of_a_type_is_no_code(
     ends: str, workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
