@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import os
 import re
@@ -31,6 +32,7 @@ VARIABLES: Final = "_FSEC_"
 
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE")
 _ARMOUR = re.compile(r"-----(BEGIN|END) [\w ]+-----")
+_PERCENT = re.compile("%[0-9A-F]{2}")
 _LINES = re.compile(r"[\r\n]+|\\r|\\n")  # a key in JSON has its lines escaped
 _ENTRY = re.compile(r"""(- )?["']?(?P<name>[\w.-]+)["']?\s*[:=]\s*["']?(?P<value>[^=\s"'].*?)["']?,?""")
 _COMMON: Final = frozenset(
@@ -106,9 +108,11 @@ class Masking:
                 self.add(value)
 
     def _compile(self) -> None:
-        parts = {part for value in self._values for part in _parts(value)}
+        secrets = {part for value in self._values for part in (value, *_in_lines(value)) if can_be_masked(part)}
+        parts = {part: re.escape(part) for secret in secrets for part in _in_base64(secret)}
+        parts.update((part, _expression(part)) for secret in secrets for part in _spellings(secret))
         longest_first = tuple(sorted(parts, key=len, reverse=True))
-        expression = "|".join(_expression(part) for part in longest_first)
+        expression = "|".join(parts[part] for part in longest_first)
         data = re.compile(expression.encode("utf-8", "replace"))
         self._known = _Known(longest_first, re.compile(expression), data) if parts else None
 
@@ -217,18 +221,33 @@ def can_be_masked(value: str) -> bool:
     return len(value) >= SHORTEST and value.lower() not in _COMMON
 
 
-def _parts(value: str) -> Iterator[str]:
-    """The value, what is secret in its lines where it has several, and how each is written in Python, JSON, an address and base64."""
-    for part in {value, *_in_lines(value)}:
-        if not can_be_masked(part):
-            continue
-        yield from (part, repr(part)[1:-1], json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
-        yield from (
-            quote(part, safe="", errors="replace"),
-            quote(part, errors="replace"),
-            quote_plus(part, errors="replace"),
-        )
-        yield base64.b64encode(part.encode("utf-8", "replace")).decode("ascii").rstrip("=")
+def _spellings(secret: str) -> Iterator[str]:
+    """How it is written as it is, in Python, JSON, HTML and an address."""
+    yield from (secret, repr(secret)[1:-1], repr(secret.encode("utf-8", "replace"))[2:-1])
+    yield from (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    escaped = html.escape(secret)
+    yield from (
+        html.escape(secret, quote=False),
+        escaped,
+        escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    )
+    for quoted in (
+        quote(secret, safe="", errors="replace"),
+        quote(secret, errors="replace"),
+        quote_plus(secret, errors="replace"),
+    ):
+        yield from (quoted, _PERCENT.sub(lambda found: found[0].lower(), quoted))
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """The characters that it alone makes in base64, by where in three bytes it begins: behind a user's name, as in Basic authentication."""
+    data = secret.encode("utf-8", "replace")
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            made = encode(bytes(before) + data).decode("ascii").rstrip("=")
+            yield made[(0, 2, 3)[before] : (before + len(data)) * 4 // 3]
+            if not before:
+                yield made
 
 
 def _in_lines(value: str) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import urllib.parse
 from typing import TYPE_CHECKING
 
@@ -43,12 +45,31 @@ def masking(*values: str) -> Masking:
         f"https://example.com/{urllib.parse.quote(SECRET)}",
         urllib.parse.urlencode({"key": SECRET}),
         base64.b64encode(SECRET.encode()).decode(),
+        base64.urlsafe_b64encode(SECRET.encode()).decode(),
+        str(SECRET.encode()),
+        html.escape(SECRET),
+        html.escape(SECRET).replace("&quot;", "&#34;"),
+        re.sub("%..", lambda found: found[0].lower(), urllib.parse.quote(SECRET, safe="")),
         f"Bearer {SECRET}, twice {SECRET}",
     ],
 )
 def test_however_it_is_written(written: str) -> None:
     masked = masking(SECRET).text(written)
     assert MASK in masked and "4f" not in masked and "sk" not in masked
+
+
+@pytest.mark.parametrize("secret", ["swordf", "hunter22", "Tr0ub4dor&3", "sk-4f9/+y~x", "abcdefghijklmnopqrstuvwxyz"])
+@pytest.mark.parametrize("user", ["", "me", "ann", "user", "a-longer-name@example.com"])
+@pytest.mark.parametrize("behind", ["", ":", "?>", "more"])
+def test_behind_a_users_name_in_base64(secret: str, user: str, behind: str) -> None:
+    known = masking(secret)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        told = f"Authorization: Basic {encode(f'{user}:{secret}{behind}'.encode()).decode()}"
+        shown = known.text(told)
+        assert MASK in shown
+        # What is left is the user's, what comes behind, and two characters at each end that it shares with them.
+        left = shown.removeprefix("Authorization: Basic ").partition(MASK)
+        assert len(left[0]) <= (len(user) + 1) * 4 // 3 + 2 and len(left[2]) <= len(behind) * 4 // 3 + 4
 
 
 @pytest.mark.parametrize(
