@@ -277,6 +277,10 @@ class JournalError(FlyteAgentNBError, RuntimeError):
     """A run on record that cannot be had (somebody else follows it), or a journal that cannot be read or written."""
 
 
+LINKS_TOLD = 10
+"""Log links of a run that are told: an array of jobs may have one for each of thousands."""
+
+
 class RunFailedError(FlyteAgentNBError):
     """A run that ended without its outputs.
 
@@ -323,7 +327,12 @@ class RunFailedError(FlyteAgentNBError):
 
     def details(self) -> list[str]:
         """The agent's frames, its log links, and what stood in for its service."""
-        lines = [*(f"  {f}" for f in self.frames), *(f"log: {name}: {uri}" for name, uri in self.log_links)]
+        lines = [
+            *(f"  {f}" for f in self.frames),
+            *(f"log: {name}: {uri}" for name, uri in self.log_links[:LINKS_TOLD]),
+        ]
+        if more := len(self.log_links[LINKS_TOLD:]):
+            lines.append(f"log: and {more:,} more: the attribute log_links has all")
         if self.stand_in:
             lines.append(f"it ran on {self.stand_in}: %agent sandbox tells what that does not do")
         return lines

@@ -474,6 +474,21 @@ def test_names_that_are_too_long_for_a_row() -> None:
     assert max(len(label) for label, _ in run_views.details(s, [], [])) <= 45
 
 
+def test_what_a_service_says_too_much_of() -> None:
+    links = tuple((f"task {n}", f"https://x/{n}") for n in range(5_000))
+    long = {"message": "m" * 1_000_000, "custom_info": {"k": "v" * 1_000_000}, "notes": ("n" * 1_000_000,)}
+    s = snapshot(log_links=links, **long)
+    for shown in (run_views.run_text(snapshot(log_links=links)), run_views.run_html(snapshot(log_links=links))):
+        assert "https://x/9" in shown and "https://x/10" not in shown and "and 4,990 more log links" in shown
+    rows = run_views.details(s, [], [])
+    assert [text for label, text in rows if label.startswith("log task")] == [f"https://x/{n}" for n in range(10)]
+    assert ("logs", "and 4,990 more log links: the run's log_links has all") in rows
+    assert sum(len(text) for _, text in rows) < 100_000
+    assert dict(rows)["message"].endswith("mm… (1,000,000 characters)")
+    error = RunFailedError("no", run_id="1", task="t", task_type="t", phase="FAILED", log_links=links)
+    assert error.details()[-2:] == ["log: task 9: https://x/9", "log: and 4,990 more: the attribute log_links has all"]
+
+
 def test_each_try_of_a_run_is_told_and_its_end_is_in_the_bar() -> None:
     phases = (
         PhaseChange("QUEUED", 0.0, 1),

@@ -7,6 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.errors import LINKS_TOLD
 from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.bars import TRACK, bar, lane, phases_text
 from flyteagent_nb.notebook.render import GREY, MONO, ORANGE, clip, escape, link, look, seconds
@@ -26,6 +27,9 @@ AT_END = 200
 
 META_SHOWN = 24
 """Bytes of a resource meta that is no text, as some connectors' pickles are, that are shown."""
+
+LONGEST = 20_000
+"""Characters of a message, an error or the like that ``%agent show`` tells."""
 
 RUN_COLUMNS = ("run", "task", "type", "phase", "took", "started", "message")
 
@@ -58,7 +62,8 @@ def run_text(s: RunSnapshot, *, error: bool = True) -> str:
         lines += [f"  {clip(reason(s), 300)}"] * error
     elif s.message:
         lines.append(f"  {clip(s.message, 300)}")
-    lines += [f"  log: {name}: {uri}" for name, uri in s.log_links]
+    lines += [f"  log: {name}: {uri}" for name, uri in s.log_links[:LINKS_TOLD]]
+    lines += [f"  log: {more}" for more in _more_links(s)]
     lines += [f"  note: {note}" for note in s.notes]
     if not s.done:
         lines.append(f"  %agent show {s.id} tells more")
@@ -109,7 +114,11 @@ def run_html(
         left.append(f'<span class="fnb-wait" style="color:{ORANGE}">{escape(s.held)}</span>')
     elif s.message and s.error is None and not s.done:
         left.append(f'<span style="overflow-wrap:anywhere">{escape(clip(s.message, 300))}</span>')
-    right = [f'<span style="overflow-wrap:anywhere;min-width:0">{link(name, uri)}</span>' for name, uri in s.log_links]
+    right = [
+        f'<span style="overflow-wrap:anywhere;min-width:0">{link(name, uri)}</span>'
+        for name, uri in s.log_links[:LINKS_TOLD]
+    ]
+    foot = [*_more_links(s), *foot]
     right += [f'<span class="fnb-soft" style="{_SMALL}">{escape(text)}</span>' for text in foot]
     right.append(f'<span class="fnb-soft" style="{MONO}">{escape(s.id)}</span>')
     if live and attach:
@@ -148,6 +157,12 @@ def frame(inner: str, kernel: str, block: str) -> str:
         else ""
     )
     return f'<div class="fnb-box" style="{render.FRAME}"{marks}>{inner}</div>'
+
+
+def _more_links(s: RunSnapshot) -> list[str]:
+    """That there are more log links than are shown; nothing where there are not."""
+    more = len(s.log_links) - LINKS_TOLD
+    return [f"and {more:,} more log links: the run's log_links has all"] if more > 0 else []
 
 
 def cancel_button(s: RunSnapshot) -> str:
@@ -214,12 +229,13 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
         ),
         ("attempt", f"{s.attempt} of {s.attempts}" if s.attempts > 1 else ""),
         ("state", s.held),
-        ("message", s.message),
+        ("message", _beginning(s.message)),
         ("error code", s.error_code),
-        ("error", "\n".join([s.error.message, *s.error.details()]) if s.error is not None else ""),
-        *((f"log {clip(name, 40)}", uri) for name, uri in s.log_links),
-        ("custom info", _mapping(s.custom_info) if s.custom_info else ""),
-        *(("note", note) for note in s.notes),
+        ("error", _beginning("\n".join([s.error.message, *s.error.details()])) if s.error is not None else ""),
+        *((f"log {clip(name, 40)}", uri) for name, uri in s.log_links[:LINKS_TOLD]),
+        ("logs", "".join(_more_links(s))),
+        ("custom info", _beginning(_mapping(s.custom_info)) if s.custom_info else ""),
+        *(("note", _beginning(note)) for note in s.notes),
     ]
     for record in attempts:
         meta = record.resource_meta
@@ -232,6 +248,11 @@ def details(s: RunSnapshot, attempts: Sequence[Any], captured: Sequence[str]) ->
         before = f"[{len(captured) - 10} lines before: %agent logs {s.id}]\n" if len(captured) > 10 else ""
         rows.append(("output", before + "\n".join(line if len(line) <= 200 else line[:199] + "…" for line in shown)))
     return [(label, text) for label, text in rows if text]
+
+
+def _beginning(text: str) -> str:
+    """A text, where it is not so long that a page would stand still."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 
 def _mapping(value: Mapping[str, Any]) -> str:
