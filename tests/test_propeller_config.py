@@ -181,6 +181,23 @@ def test_a_file_of_something_else(text: str) -> None:
         read_propeller_config(text)
 
 
+DOUBLED = "".join(f"x{n}: &x{n} [{{a: *x{n - 1}}}, {{a: *x{n - 1}}}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: &a\n  b: *a\n", "no section"),
+        ("a: &a [*a]\n", "no section"),
+        (f"x0: &x0 [x]\n{DOUBLED}", "no section"),  # each alias twice: 2 ** 39 ways to the first
+        (f"a: {'[' * 2000}{']' * 2000}", "nested too deep"),
+    ],
+)
+def test_aliases_and_brackets_that_lead_too_far(text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        read_propeller_config(text)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

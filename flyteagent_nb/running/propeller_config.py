@@ -108,9 +108,16 @@ def read_propeller_config(text: str, source: str = "") -> PropellerConfig:
     Raises:
         ConfigurationError: it is not YAML, has no such section, or something in it is wrong; it names line and key.
     """
+    reader = _Reader(source)
+    try:
+        return _read(reader, text)
+    except RecursionError:
+        raise reader.error("it is nested too deep", None) from None
+
+
+def _read(reader: _Reader, text: str) -> PropellerConfig:
     import yaml
 
-    reader = _Reader(source)
     try:
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
     except yaml.YAMLError as error:
@@ -145,6 +152,7 @@ class _Reader:
         self._source = source or "the configuration"
         self._offset = 0  # lines before a text inside another
         self._unknown: list[tuple[int, str]] = []
+        self._seen: dict[tuple[str, int], yaml.Node] = {}  # with the nodes themselves, or another may get the same id
 
     # --- finding the section ---
 
@@ -152,6 +160,8 @@ class _Reader:
         """Every section in a tree, also in a text inside it, as a ConfigMap has it: spelling, node, the line that it is counted from."""
         import yaml
 
+        if self._has_seen("section", node):
+            return
         for key, value in _items(node):
             if key.value in SECTIONS and isinstance(value, yaml.MappingNode):
                 yield key.value, value, self._offset
@@ -171,6 +181,8 @@ class _Reader:
         """Every key in a tree and its line in the file, also in a text inside it."""
         import yaml
 
+        if self._has_seen("key", node):
+            return
         for key, value in _items(node):
             if not key.value.endswith((".yaml", ".yml")):  # a ConfigMap's files
                 yield key.value, self._offset + key.start_mark.line + 1
@@ -184,6 +196,12 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             for each in node.value:
                 yield from self.keys(each)
+
+    def _has_seen(self, what: str, node: yaml.Node) -> bool:
+        """Whether it was looked for that there before: aliases lead to a node again and again, or round in a circle."""
+        before = len(self._seen)
+        self._seen[what, id(node)] = node
+        return len(self._seen) == before
 
     def _inner(self, node: yaml.ScalarNode) -> yaml.Node | None:
         import yaml
