@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--cert", default="", metavar="FILE", help="the server's certificate (PEM), for TLS")
     serve.add_argument("--key", default="", metavar="FILE", help="its private key (PEM)")
     serve.add_argument("--token-to", default="", metavar="FILE", help="a new file for the token, readable by you only")
+    serve.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)  # for a process of ours
     check = commands.add_parser("check", help="find out how an agent would fare under FlytePropeller")
     check.add_argument("agent", metavar="MODULE:TYPE[@VERSION]", help="the module that registers it, and its task type")
     check.add_argument(
@@ -65,6 +66,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     ended = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: ended.set())
+    if parsed.until_eof:
+        _end_with_stdin(ended)
     workspace = get_workspace()
     workspace.config.journal = False
     workspace.wait()
@@ -82,6 +85,20 @@ def _serve(parsed: argparse.Namespace) -> int:
     finally:
         workspace.close()
     return 0
+
+
+def _end_with_stdin(ended: threading.Event) -> None:
+    """Set ``ended`` where the other end of stdin is closed, also by the end of whoever holds it; who reads stdin here finds nothing."""
+    pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def wait() -> None:
+        while os.read(pipe, 1):
+            pass
+        ended.set()
+
+    threading.Thread(target=wait, name="flyteagent_nb-stdin", daemon=True).start()
 
 
 def _check(parsed: argparse.Namespace) -> int:

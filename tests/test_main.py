@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from python_path import TESTS, python_path
-from scripted_tasks import PATIENCE, scripted_task
+from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.__main__ import _import
 from flyteagent_nb.errors import ArgumentError
@@ -43,10 +45,11 @@ def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
 ) -> None:
     (tmp_path / "my_agents.py").write_text(MODULE)
     token = tmp_path / "token"
-    words = ("--open",) if is_open else ("--token-to", str(token))
+    words = ("--open",) if is_open else ("--token-to", str(token), "--until-eof")
     with subprocess.Popen(
         command("my_agents", *words),
         env=environment(tmp_path),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,9 +66,44 @@ def test_a_module_s_agents_are_served_and_a_notebook_uses_them(
             assert run.service == "served"
             workspace.connections.disconnect("served")
         finally:
-            process.send_signal(signal.SIGTERM)
-        out, error = process.communicate(timeout=200)
+            if is_open:
+                process.send_signal(signal.SIGTERM)
+            out, error = process.communicate(timeout=PATIENCE)  # which closes stdin
         assert (process.returncode, out, error) == (0, "", "")
+
+
+ORPHAN = """
+import os
+from flyteagent_nb.shipping.second import ServiceProcess
+service = ServiceProcess()
+print(service.start(["json"])[0], service._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_the_second_service_of_a_check_ends_with_a_kernel_that_is_killed(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", ORPHAN],
+        env={**environment(tmp_path), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    address, pid = told.split()
+    host, _, port = address.rpartition(":")
+    try:
+        until(lambda: not _listens(host, int(port)))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

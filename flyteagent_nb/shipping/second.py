@@ -63,9 +63,9 @@ class ServiceProcess:
             if self._closed:
                 raise NotStartedError("it was not wanted any more")
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "flyteagent_nb", "serve", *modules, "--token-to", str(token)],
+                [sys.executable, "-m", "flyteagent_nb", "serve", *modules, "--token-to", str(token), "--until-eof"],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it ends with this process, however that goes
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -101,7 +101,7 @@ class ServiceProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            for stream in (process.stdout, process.stderr):
+            for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
         self._folder.cleanup()
