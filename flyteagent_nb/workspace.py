@@ -260,7 +260,7 @@ class Workspace:
         self._capture.install()
         self._host = AgentHost(self.catalog, self._capture, thread.gate, self._blocking, self.masking)
         address = await self._host.start(tcp=settings.tcp)
-        router = Router(self._in_notebook)
+        router = Router(self._in_notebook, self.masking.text)
         await router.add(AgentService(wire.KERNEL_SERVICE, address.target, token=address.token, gate=thread.gate))
         self._runner = Runner(
             thread,

@@ -499,6 +499,41 @@ def test_of_a_log_that_breaks_off_what_came_is_shown(workspace: Workspace) -> No
     assert line == "one" and "what more there is did not come: UNKNOWN" in end and "no more" in end
 
 
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, breaks: bool) -> None:
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+    listing = pb.ListAgentsResponse(agents=[pb.Agent(name="a", supported_task_types=["answered"])])
+    answers = [listing.SerializeToString()] * 2
+
+    def list_agents(request: bytes) -> bytes:
+        if answers:
+            return answers.pop()
+        raise RuntimeError("no more for tok-0123456789")
+
+    def log(request: bytes) -> Iterator[bytes]:
+        yield pb.GetTaskLogsResponse(
+            body=pb.GetTaskLogsResponseBody(results=["called with tok-0123456789"])
+        ).SerializeToString()
+        if breaks:
+            raise RuntimeError("tok-0123456789 has expired")
+
+    workspace.masking.add("tok-0123456789")
+    try:
+        with answering(CreateTask=created, GetTask=done, GetTaskLogs=log, ListAgents=list_agents) as there:
+            workspace.connections.connect("dev", there)
+            run = workspace.submit(scripted_task("answered"), {})
+            run.result(PATIENCE)
+            first, *rest = run.logs()
+            workspace.connections.table()
+        assert first == "called with ***" and ["*** has expired" in line for line in rest] == [True] * breaks
+        assert "no more for ***" in workspace.connections.find("dev").trouble
+        with pytest.raises(ServiceError, match=r"no more for \*\*\*"):
+            workspace.submit(scripted_task("nobody-has-it"), {}).result(PATIENCE)
+    finally:
+        workspace.masking.discard("tok-0123456789")
+
+
 def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> None:
     created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
     done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()

@@ -11,6 +11,7 @@ from flyteidl.admin.agent_pb2 import GetTaskLogsRequest, TaskCategory
 from flyteagent_nb.errors import ServiceError
 
 if TYPE_CHECKING:
+    from flyteagent_nb.masking import Masking
     from flyteagent_nb.running.run import RunSnapshot
     from flyteagent_nb.running.services import AgentService
 
@@ -21,13 +22,14 @@ DEADLINE = 10.0
 """Seconds that a service has to hand out a log."""
 
 
-async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -> list[str]:
+async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes, masking: Masking) -> list[str]:
     """The lines of a job's log, without the ends of lines, as far as they come in time; none where its agent keeps no log.
 
     Args:
         service: which has the job.
         s: the run.
         resource_meta: names the job.
+        masking: the values known as secret: another service may know none of them.
 
     Raises:
         ServiceError: the service does not answer, or answers with an error before a line came.
@@ -42,11 +44,14 @@ async def job_log(service: AgentService, s: RunSnapshot, resource_meta: bytes) -
     try:
         async for line in service.logs(request, s.id, DEADLINE):
             lines.append(line.rstrip("\r\n"))
-        return list(lines)
+        return masking.lines(list(lines))
     except grpc.aio.AioRpcError as error:
-        details = error.details() or ""
+        details = masking.text(error.details() or "")
         if lines:  # as of a job that runs, whose log goes on
-            return [*lines, f"[… what more there is did not come: {error.code().name}: {details[:300]}]"]
+            return [
+                *masking.lines(list(lines)),
+                f"[… what more there is did not come: {error.code().name}: {details[:300]}]",
+            ]
         # flytekit's own service has the second: it lets the exception of an agent without get_logs through.
         if error.code() is grpc.StatusCode.UNIMPLEMENTED or "NotImplementedError" in details:
             return []

@@ -87,13 +87,19 @@ class Connection:
 class Router:
     """The services and what they list. On the loop's thread, but for :meth:`invalidate`, :meth:`lists` and what is read."""
 
-    def __init__(self, in_notebook: Callable[[str, int], bool] = lambda task_type, version: False) -> None:
+    def __init__(
+        self,
+        in_notebook: Callable[[str, int], bool] = lambda task_type, version: False,
+        mask: Callable[[str], str] = lambda text: text,
+    ) -> None:
         """Nobody is asked yet.
 
         Args:
             in_notebook: whether an agent that was defined in this notebook serves a task type and version. Any thread.
+            mask: takes the values known as secret out of what a service says. Any thread.
         """
         self._in_notebook = in_notebook
+        self._mask = mask
         self._services: dict[str, AgentService] = {}
         self._listings: dict[str, dict[tuple[str, int], Resolved]] = {}
         self._routes: dict[tuple[str, int | None], str] = {}
@@ -199,7 +205,7 @@ class Router:
         return [
             Connection(
                 name, service.target, name == self._default, len(self._listings.get(name, ())), self._silent.get(name),
-                _told(self._failed[name][1]) if name in self._failed else "",
+                self._mask(_told(self._failed[name][1])) if name in self._failed else "",
             )
             for name, service in tuple(self._services.items())
         ]  # fmt: skip
@@ -253,7 +259,7 @@ class Router:
         for name, (_, error) in self._failed.items():
             if service in (None, name):
                 raise ServiceError(
-                    f"the agent service '{name}' does not list its agents: {_told(error)}",
+                    f"the agent service '{name}' does not list its agents: {self._mask(_told(error))}",
                     service=name,
                     address=self._services[name].target,
                     hint="%unload_ext flyteagent_nb and %load_ext flyteagent_nb start the kernel's own service anew"

@@ -200,7 +200,7 @@ class Runner:
         if service is None or run.service == wire.KERNEL_SERVICE:
             return self.captured(run)
         metas = [record.resource_meta for record in self.attempts(run) if record.resource_meta is not None]
-        return self.thread.run(job_log(service, run.snapshot, metas[-1])) if metas else []
+        return self.thread.run(job_log(service, run.snapshot, metas[-1], self.masking)) if metas else []
 
     def note(self, run: Run, notes: Sequence[str]) -> None:
         """Add what a person should know to a run under way."""
