@@ -177,6 +177,46 @@ def test_what_cannot_be_taken_along_is_named(cells: tuple[str, ...], created: st
     assert not module.complete and "hunter22" not in module.source and "abcdefghij" not in module.source
 
 
+SECRET_AGENT = """
+class B(Base):
+    name = "B"
+    {attribute}
+    def __init__(self, key="", *, api_key={default}):
+        super().__init__(metadata_type=Meta, task_type_name="b")
+    create = get = delete = lambda self, **kwargs: None
+b = B({given})
+"""
+
+
+@pytest.mark.parametrize("registered", ["b", "B({given})"])
+@pytest.mark.parametrize(
+    ("attribute", "default", "given", "known"),
+    [
+        ("pass", "''", "'hunter22'", True),
+        ("pass", "''", "api_key='abcdefghij'", False),
+        ("pass", "'abcdefghij'", "", False),
+        ("password = 'abcdefghij'", "''", "", False),
+        ("password: str = 'abcdefghij'", "''", "", False),
+    ],
+)
+def test_a_secret_in_an_agents_class_or_in_how_it_is_made(
+    attribute: str, default: str, given: str, known: bool, registered: str
+) -> None:
+    cell = SECRET_AGENT.format(attribute=attribute, default=default, given=given)
+    runs = CellRuns(HEAD, META, cell, f"ConnectorRegistry.register({registered.format(given=given)}, override=True)")
+    module = make_module(
+        runs.entries("b"), runs.cells, runs.namespace, is_secret=lambda text: known and "hunter22" in text
+    )
+    assert "hunter22" not in module.source and "abcdefghij" not in module.source
+    assert not module.complete and any("secret, which belongs into no file" in f.told for f in module.findings)
+
+
+def test_the_name_of_a_secret_is_none() -> None:
+    cell = SECRET_AGENT.format(attribute="token = 'SLURM_TOKEN'", default="'OPENAI_API_KEY'", given="api_key='short'")
+    runs = CellRuns(HEAD, META, cell, "ConnectorRegistry.register(b, override=True)")
+    assert make_module(runs.entries("b"), runs.cells, runs.namespace).complete
+
+
 def test_a_value_without_source_is_named() -> None:
     runs = CellRuns(HEAD, META, AGENT.format(created="client.x"), REGISTER)
     runs.namespace["client"] = object()

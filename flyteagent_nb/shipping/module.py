@@ -18,7 +18,7 @@ from flyteagent_nb.findings import Finding
 from flyteagent_nb.shipping.templates import plain, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from flyteagent_nb.serving.catalog import AgentEntry
     from flyteagent_nb.shipping.cells import Cells, Statement
@@ -27,6 +27,8 @@ ELSEWHERE = "elsewhere"
 """What the findings of this module are about: work outside this kernel."""
 
 _SECRET = re.compile(r"(passw(or)?d|secret|api_?key|token|private_?key)$", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+_READ_IT = "read it in the agent: flytekit's get_connector_secret('NAME'); here %agent secret NAME gives it"
 _ROWS = (ast.Tuple, ast.List)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith)
 
@@ -124,6 +126,11 @@ class _Collector:
                 self._closure(name, "the registration")
             if statement.uses_magic:
                 self._bad(cls.__name__, f"{cls.__name__} is registered by a magic", "register it in a plain cell")
+            if self._holds_secret(statement):
+                self._bad(
+                    cls.__name__, f"{cls.__name__} is registered with a secret, which belongs into no file", _READ_IT
+                )
+                continue
             texts.append(_with_override(statement, call) if any(map(replaces, entries)) else statement.source)
             self._scan(statement)
         if not registering:
@@ -221,14 +228,19 @@ class _Collector:
             return "is bound by a loop or a with block", "bind it in one assignment, or inside a function"
         if isinstance(statement.node, (ast.AugAssign, ast.Delete, ast.Expr)):
             return "is changed after it was made", "bind it in one assignment"
+        return ("holds a secret, which belongs into no file", _READ_IT) if self._holds_secret(statement) else None
+
+    def _holds_secret(self, statement: Statement) -> bool:
+        """Whether a value known as secret is in it, or a text stands where a name says that it is one."""
         named = [
-            found[0] for each in statement.binds if _SECRET.search(each) and (found := _literal(statement.node, each))
+            found[0] for each in statement.binds if (found := _literal(statement.node, each)) and _SECRET.search(each)
         ]
-        if self._is_secret(statement.source) or any(isinstance(each, str) and len(each) >= 8 for each in named):
-            return "holds a secret, which belongs into no file", (
-                "read it in the agent: flytekit's get_connector_secret('NAME'); here %agent secret NAME gives it"
-            )
-        return None
+        named += [
+            value.value
+            for name, value in _given(statement.node)
+            if isinstance(value, ast.Constant) and _SECRET.search(name)
+        ]
+        return self._is_secret(statement.source) or any(map(_is_secret_text, named))
 
     def _import(self, name: str) -> None:
         """The imports that bind a name, each reduced to it."""
@@ -343,6 +355,34 @@ def _literal(node: ast.stmt, name: str) -> tuple[Any] | None:
                 except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                     return None
     return None
+
+
+def _is_secret_text(value: object) -> bool:
+    """Whether a value that is called as a secret is one, not too short for it, and not the name of one."""
+    return isinstance(value, str) and len(value) >= 8 and not _VARIABLE.fullmatch(value)
+
+
+def _given(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """What a class gives to its attributes, a function to its parameters, and the calls of another statement by keywords."""
+    if isinstance(node, (ast.Expr, ast.Assign, ast.AnnAssign)):
+        calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+        yield from ((word.arg, word.value) for call in calls for word in call.keywords if word.arg)
+    elif isinstance(node, ast.ClassDef):
+        for each in node.body:
+            if isinstance(each, ast.Assign):
+                yield from ((target.id, each.value) for target in each.targets if isinstance(target, ast.Name))
+            elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value is not None:
+                yield each.target.id, each.value
+            else:
+                yield from _given(each)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        some, more = (
+            [*node.args.posonlyargs, *node.args.args],
+            zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
+        )
+        behind = some[len(some) - len(node.args.defaults) :]
+        yield from ((each.arg, value) for each, value in zip(behind, node.args.defaults, strict=True))
+        yield from ((each.arg, value) for each, value in more if value is not None)
 
 
 def _is_there(module: str, attribute: str, value: Any) -> bool:
