@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import errno
 from typing import TYPE_CHECKING, Any
 
 import flytekit
@@ -21,7 +22,7 @@ from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase
 from scripted_tasks import PATIENCE
 
 from flyteagent_nb.errors import OutputError
-from flyteagent_nb.running.wording import said_and_notes, secret_hint
+from flyteagent_nb.running.wording import output_hint, said_and_notes, secret_hint
 
 if TYPE_CHECKING:
     from flytekit.models.literals import Literal
@@ -223,6 +224,25 @@ def test_the_variable_of_a_missing_secret_is_the_one_that_flytekit_reads(
     assert f"%agent secret {name} " in secret_hint(str(missing.value))
     monkeypatch.setenv(f"_FSEC_{name}", "found")
     assert secrets.get(group, key) == "found"
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (MemoryError("malloc of size 160000000 failed"), "no memory left for it"),
+        (OSError(errno.EMFILE, "Too many open files"), "has no room for what it returned"),
+        (OSError(errno.ENOSPC, "No space left on device"), "has no room for what it returned"),
+        (OSError(errno.ENOENT, "No such file"), "the task's interface disagree"),
+        (ValueError("no number"), "the task's interface disagree"),
+    ],
+)
+def test_what_this_machine_lacks_is_no_fault_of_a_type(cause: Exception, told: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        try:
+            raise cause
+        except Exception as error:
+            raise TypeError("cannot convert") from error
+    assert told in output_hint(raised.value, "task") and told in output_hint(cause, "task")
 
 
 def test_other_words_are_no_missing_secret() -> None:

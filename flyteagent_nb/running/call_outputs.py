@@ -9,7 +9,7 @@ from flytekit.core.workflow import WorkflowBase
 
 from flyteagent_nb import tables
 from flyteagent_nb.errors import OutputError
-from flyteagent_nb.running.wording import article, first_line, secret_hint, type_name
+from flyteagent_nb.running.wording import article, first_line, output_hint, type_name
 
 if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask
@@ -39,5 +39,5 @@ def output_error(called: PythonTask[Any] | WorkflowBase, error: Exception) -> Ou
         f"{first_line(cause)}",
         task=called.name,
         name=name,
-        hint=secret_hint(str(cause)) or f"the agent's value and the {kind}'s interface disagree: change one of them",
+        hint=output_hint(cause, kind),
     )

@@ -30,7 +30,7 @@ from flyteagent_nb.running.interface import misfit
 from flyteagent_nb.running.notebook_code import needs_code, pickled
 from flyteagent_nb.running.primitives import primitive_values
 from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
-from flyteagent_nb.running.wording import article, first_line, secret_hint, type_name
+from flyteagent_nb.running.wording import article, first_line, output_hint, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -247,8 +247,7 @@ def _values(
                 f"output '{name}' of task '{task_name}' does not become {article(type_name(wanted))}: {first_line(error)}",
                 task=task_name,
                 name=name,
-                hint=secret_hint(str(error))
-                or "the agent's value and the task's interface disagree: change one of them",
+                hint=output_hint(error, "task"),
             ) from error
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import typing
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,25 @@ def sign_in_hint(words: str, task_type: str) -> str:
     """The way out where a cloud's client finds no credentials; empty where ``words`` do not say so."""
     missing = _SIGN_IN.search(words)
     return f"%agent doctor {task_type} tells what it signs in with" if missing else ""
+
+
+def output_hint(error: BaseException, whose: str) -> str:
+    """The way out where an output of a job does not become a value: a secret, memory, files or room that it lacks, or else its type.
+
+    Args:
+        error: what the conversion raised.
+        whose: ``task`` or ``workflow``.
+    """
+    at: BaseException | None = error
+    for _ in range(20):  # a chain may lead round
+        if isinstance(at, MemoryError):
+            return "this process has no memory left for it, the job is done all the same: free some, or let the job return less"
+        if isinstance(at, OSError) and at.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT):
+            return (
+                "the job is done all the same; this machine has no room for what it returned: close files, or free some"
+            )
+        at = at and (at.__cause__ or at.__context__)
+    return secret_hint(str(error)) or f"the agent's value and the {whose}'s interface disagree: change one of them"
 
 
 def plain(struct: Struct) -> dict[str, Any]:
