@@ -986,6 +986,17 @@ def test_what_an_agent_prints_belongs_to_the_run_of_the_call(serve, agent, plain
     serve(test, agent())
 
 
+@pytest.mark.parametrize("told", ["/tmp/x", "../x", "a/../../x", "x.y", "x" * 65])
+def test_what_leads_out_of_a_folder_is_no_run(serve, told):
+    """What is printed is kept in a file that is called by the run."""
+
+    async def test(s):
+        await s.ours.do(template("do", prints={"do": "from the agent"}), metadata=((wire.RUN_ID_KEY, told),))
+        assert s.store.get(told) is None
+
+    serve(test, DoAgent())
+
+
 def test_only_calls_from_outside_hold_the_gate(serve):
     gate = ForkGate()
 

@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import re
 import sys
 from http import HTTPStatus
 from time import perf_counter
@@ -55,6 +56,7 @@ TYPES_COUNTED = 1_000
 """Task types that flytekit's counters tell apart, which are never forgotten; those of later callers count together."""
 
 _LOGGER = logging.getLogger(__name__)
+_RUN_ID = re.compile(r"[\w-]{0,64}", re.ASCII)
 _COUNTED = frozenset({"create", "get", "delete", "do"})  # flytekit counts no others
 _SAYING = frozenset({"get", "do", "get_metrics"})  # answers that are made anew for each call
 _DATA = ("outputs",)  # what is no text of the agent's but the user's data
@@ -366,10 +368,13 @@ def _read(model: Any, message: Any) -> Any:
 
 
 def run_id_of(context: Any) -> str | None:
-    """The run that a call belongs to; None for a call that did not come from our own client."""
+    """The run that a call belongs to; None for a call that did not come from our own client.
+
+    A file is called by it, so what could lead out of a folder is no run's id, whoever sends it.
+    """
     for key, value in context.invocation_metadata():
         if key == wire.RUN_ID_KEY:
-            return str(value)
+            return value if isinstance(value, str) and _RUN_ID.fullmatch(value) else None
     return None
 
 
