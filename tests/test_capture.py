@@ -578,3 +578,12 @@ def test_the_store_makes_no_buffer_for_a_silent_run(capturing):
     store.forget("loud")
     store.forget("never")
     assert store.get("loud") is None
+
+
+def test_the_store_is_bounded_also_where_each_run_prints_a_word(monkeypatch):
+    monkeypatch.setattr("flyteagent_nb.serving.output.STORE_LIMIT", 200_000)
+    store = OutputStore()
+    for number in range(1_000):  # as another notebook's runs do at a port that is served for weeks
+        store.sink(f"run-{number}", "stdout", "x\n")
+    kept = [number for number in range(1_000) if store.get(f"run-{number}") is not None]
+    assert len(kept) < 200 and kept == list(range(1_000 - len(kept), 1_000))

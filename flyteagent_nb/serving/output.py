@@ -21,6 +21,9 @@ TEXT_LIMIT = 1024 * 1024
 STORE_LIMIT = 128 * 1024 * 1024
 """Characters that are kept of all runs together."""
 
+_OF_A_BUFFER = 2_000
+"""Bytes of a buffer with hardly a line in it. Nobody forgets those of other kernels' runs, which print here too."""
+
 _LOOK_EVERY = 64  # the whole is measured once in so many runs that print
 
 LINE_LIMIT = 64 * 1024
@@ -96,8 +99,8 @@ class OutputBuffer:
 
     @property
     def size(self) -> int:
-        """Characters that are kept, about."""
-        return self._head_text + self._tail_text
+        """Characters that are kept, about, and what it takes to keep them."""
+        return self._head_text + self._tail_text + _OF_A_BUFFER
 
     def _unfinished(self) -> list[str]:
         return [self._masking.text(state) for line in self._partial.values() if (state := line.state())]
