@@ -6,6 +6,7 @@ import resource
 import shutil
 import stat
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,7 +73,12 @@ def test_a_run_that_the_store_had_dropped_goes_on(tmp_path: Path, quick: None) -
     keeper = OutputKeeper(store, tmp_path)
     keeper.sink("a" * 10, "stdout", "one\ntwo\n")
     until(lambda: len(lines(tmp_path, "a" * 10)) == 2)
+    kept = store.get("a" * 10)
+    assert kept is not None
+    buffer = weakref.ref(kept)
+    del kept
     store.forget("a" * 10)  # as it does with the oldest, where all together are too much
+    until(lambda: buffer() is None)  # or they would be too much all the same
     keeper.sink("a" * 10, "stdout", "three\n")
     until(lambda: lines(tmp_path, "a" * 10) == ["one", "two", "three"])
     keeper.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from flyteagent_nb.folders import private_folder
@@ -28,9 +29,8 @@ class OutputKeeper:
         self._store = store
         self._folder = folder
         self._dirty: set[str] = set()
-        self._places: dict[
-            str, tuple[OutputBuffer, int, int]
-        ] = {}  # the next line of the buffer, and the bytes written
+        # The buffer, which the store may drop to hold its limit, its next line, and the bytes written.
+        self._places: dict[str, tuple[weakref.ref[OutputBuffer], int, int]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -85,8 +85,8 @@ class OutputKeeper:
         buffer = self._store.get(run_id)
         if buffer is None:
             return
-        before, line, size = self._places.get(run_id, (buffer, 0, 0))
-        line = line if before is buffer else 0  # the store had dropped what came first
+        before, line, size = self._places.get(run_id, (None, 0, 0))
+        line = line if before is not None and before() is buffer else 0  # the store had dropped what came first
         if size >= FILE_LIMIT:
             return
         if closing:
@@ -108,7 +108,7 @@ class OutputKeeper:
             raise
         finally:
             os.close(descriptor)
-        self._places[run_id] = (buffer, following, size + len(data))
+        self._places[run_id] = (weakref.ref(buffer), following, size + len(data))
 
     def forget(self, run_id: str) -> None:
         """The run is not kept any more, nor is its output in the store."""
