@@ -449,6 +449,20 @@ def test_the_colours_of_a_terminal_are_left_out() -> None:
     assert render.escape("\x1b[1;31merror\x1b[0m: [0m") == "error: [0m"  # as dbt and others write their lines
 
 
+COMMANDS = "\x1b]0;title\x07 \x1b]52;c;cm0=\x07 \x1b[2J \x9b2J \r over \x00\x08\x7f"
+
+
+def test_a_terminal_obeys_no_word_of_an_agent() -> None:
+    for told in ("one\ttwo\r\nthree é 𝄞\n", "\x1b[1;31mred\x1b[0m"):
+        assert render.for_terminal(told) == told
+    shown = render.for_terminal(COMMANDS)
+    assert "title" in shown and not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+    error = RunFailedError(COMMANDS, run_id="1", task="t", task_type="t", phase="FAILED")
+    s = snapshot(phase="FAILED", error=error, message=COMMANDS, log_links=((COMMANDS, COMMANDS),), notes=(COMMANDS,))
+    shown = repr(views.Pairs(run_views.details(s, [], [COMMANDS])))
+    assert "title" in shown and not {"\x1b", "\x9b", "\x07", "\r"} & set(shown)
+
+
 def test_no_line_of_it_is_empty() -> None:
     """In Markdown it would be over there: what an agent says after that would be markup, links and pictures."""
     text = "one\n\n# two\r\n\r\n![](https://example.com)\r\r[three](javascript:1)\n \n"

@@ -110,7 +110,7 @@ class Extension:
                 return before(kind, error, traceback, tb_offset=tb_offset)
             self._showing.failed(error)
             mask = self._workspace.masking.text
-            lines = [name_cells(mask(line)) for line in error._render_traceback_()]
+            lines = [render.for_terminal(name_cells(mask(line))) for line in error._render_traceback_()]
             type(shell)._showtraceback(shell, kind, error, lines)
             return lines
 
@@ -200,7 +200,7 @@ class Extension:
                 "nothing else, this stop too, gets through to an agent of this kernel until it returns or the kernel is restarted"
             )
         for line in self._workspace.take_notices():
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(render.for_terminal(line) + "\n")
 
     def _tell_open_runs(self) -> None:
         """Say which runs go on although the cell was stopped: it awaited them, and a wait that ends does not end its run."""

@@ -18,6 +18,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.notebook.displaying import display, from_page, replace
+from flyteagent_nb.notebook.render import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +111,7 @@ class Block:
         """It is shown no more, or something else takes its place: nothing in it can act from now on."""
 
     def __repr__(self) -> str:
-        return self.text()
+        return for_terminal(self.text())
 
     def _repr_html_(self) -> str:
         return self.html("")
@@ -382,7 +383,7 @@ class Page:
     def _publish(self, block: Block, *, update: bool) -> None:
         live = block.live
         block.sent, made = time.monotonic(), time.time()
-        data = {"text/plain": block.text(), "text/html": block.html(self.kernel if live else "")}
+        data = {"text/plain": repr(block), "text/html": block.html(self.kernel if live else "")}
         block.made = made
         weight = max(1.0, len(data["text/html"]) / WEIGHT)
         block.paced = max(block.paced, block.sent) + AT_MOST * weight

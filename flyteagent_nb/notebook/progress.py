@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flyteagent_nb.errors import FlyteAgentNBError
 from flyteagent_nb.notebook.page import Block
-from flyteagent_nb.notebook.render import BLUE, GREEN, GREY, RED, clip, escape, seconds
+from flyteagent_nb.notebook.render import BLUE, GREEN, GREY, RED, clip, escape, for_terminal, seconds
 from flyteagent_nb.notebook.run_views import frame
 
 if TYPE_CHECKING:
@@ -214,13 +214,13 @@ class Line:
     def draw(self, text: str) -> None:
         """Draw it over."""
         self.drawn = time.monotonic()
-        sys.stdout.write(f"\r\x1b[K{clip(text, 78)}")
+        sys.stdout.write(f"\r\x1b[K{for_terminal(clip(text, 78))}")
         sys.stdout.flush()
 
     def end(self, text: str = "") -> None:
         """Take it away; leave ``text`` as a line of its own, where there is one."""
         if self.drawn:
-            sys.stdout.write("\r\x1b[K" + (f"{text}\n" if text else ""))
+            sys.stdout.write("\r\x1b[K" + (f"{for_terminal(text)}\n" if text else ""))
             sys.stdout.flush()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ArgumentError, FlyteAgentNBError, TaskStopped, WaitTimeoutError
+from flyteagent_nb.notebook import render
 from flyteagent_nb.notebook.named_tasks import named_task
 from flyteagent_nb.notebook.views import Lines, Pruned, RunList, View, run_details
 
@@ -144,7 +145,7 @@ class RecordVerbs:
                     log = run.logs()
                     lines, shown = log[shown:], max(shown, len(log))
                 for line in lines:
-                    sys.stdout.write(line + "\n")
+                    sys.stdout.write(render.for_terminal(line) + "\n")
                 if done:
                     return
                 _wait(run, FOLLOW if is_here else ASK)

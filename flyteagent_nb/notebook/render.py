@@ -118,6 +118,7 @@ def type_text(snapshot: RunSnapshot) -> str:
 
 
 _COLOURS = re.compile("\x1b\\[[0-9;:]*m")
+_COMMANDS = re.compile("(\x1b\\[[0-9;:]*m|\r\n)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
@@ -127,6 +128,11 @@ def escape(text: object) -> str:
     """
     escaped = html.escape(_COLOURS.sub("", str(text)), quote=True).replace("\n", "&#10;").replace("\r", "&#13;")
     return escaped if escaped.isascii() else _TURNS.sub("\N{REPLACEMENT CHARACTER}", escaped)
+
+
+def for_terminal(text: str) -> str:
+    """Text for a terminal, which would obey what is in an agent's words: to clear itself, or to fill the clipboard. Colours stay."""
+    return text if text.isprintable() else _COMMANDS.sub(lambda found: found[1] or "\N{REPLACEMENT CHARACTER}", text)
 
 
 def in_field(text: str) -> str:

@@ -33,7 +33,7 @@ class View:
         return self.html()
 
     def __repr__(self) -> str:
-        return self.text()
+        return render.for_terminal(self.text())
 
 
 class Pairs(View):
