@@ -433,6 +433,22 @@ def test_it_may_be_run_again_with_what_was_typed(workspace: Workspace, agents: A
     assert Elements(block.html("k1")).control("n")[1]["value"] == ""
 
 
+def test_a_secret_that_a_form_is_filled_with_is_run_with_and_not_shown(
+    workspace: Workspace, agents: Agents, page: Page
+) -> None:
+    secret = 'sk-"Xq7"-0123456789'
+    workspace.masking.add(secret)
+    try:
+        block = FormBlock(echo_task({"key": str}), workspace, page, {}, values={"key": secret})
+        for shown in (block.html("k1"), block.html(""), block.text()):
+            assert "Xq7" not in shown and "***" in shown
+        for text, expected in (("***", secret), (f"{secret}-2", f"{secret}-2"), ("***-2", f"{secret}-2"), ("x", "x")):
+            press_run(block, key=text)
+            assert block.run is not None and block.run.result(60) == expected
+    finally:
+        workspace.masking.discard(secret)
+
+
 def test_reset_fills_the_form_anew(workspace: Workspace, page: Page) -> None:
     block = FormBlock(echo_task({"n": (int, 5)}), workspace, page, {})
     press_run(block, n="many")

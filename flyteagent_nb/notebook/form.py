@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import FlyteAgentNBError, InputError, closest
 from flyteagent_nb.notebook.blocks import RunBlock
+from flyteagent_nb.notebook.field_types import JSON, FieldKind
 from flyteagent_nb.notebook.fields import all_fields, fields_of, fitting, values_of
 from flyteagent_nb.notebook.form_views import form_html, form_text
 from flyteagent_nb.notebook.page import Block
@@ -15,9 +16,14 @@ from flyteagent_nb.notebook.render import in_field
 if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask
 
+    from flyteagent_nb.notebook.fields import Field
     from flyteagent_nb.notebook.page import Page
     from flyteagent_nb.running.run import Run
     from flyteagent_nb.workspace import Workspace
+
+
+_FREE = JSON | {FieldKind.TEXT, FieldKind.DATA, FieldKind.LITERAL}
+"""The kinds of fields that take any text, so stars too."""
 
 
 class FormBlock(Block):
@@ -113,8 +119,25 @@ class FormBlock(Block):
         for field in all_fields(self._fields):
             text, before = sent.get(field.name), self._texts.get(field.name, field.text)
             if isinstance(text, (str, bool)):
-                found[field.name] = before if isinstance(before, str) and text == in_field(before) else text
+                found[field.name] = (
+                    before if isinstance(before, str) and text == self._shown_text(field, before) else text
+                )
         return found
+
+    def _shown_text(self, field: Field, text: str) -> str:
+        """What a page gives back for a field's text that nobody altered."""
+        return in_field(self._workspace.masking.text(text) if field.kind in _FREE else text)
+
+    def _told(self) -> dict[str, str | bool]:
+        """What was typed, and what was filled in where that has a value known as secret: a notebook would keep it."""
+        told = dict(self._texts)
+        for field in all_fields(self._fields):
+            text = told.get(field.name, field.text)
+            if field.kind in _FREE and isinstance(text, str):
+                masked = self._workspace.masking.text(text)
+                if masked != text:
+                    told[field.name] = masked
+        return told
 
     def _submit(self, values: dict[str, Any]) -> None:
         try:
@@ -145,7 +168,7 @@ class FormBlock(Block):
             self._task.name,
             self._task.task_type,
             self._fields,
-            self._texts,
+            self._told(),
             self._command(),
             self._below.text() if self._below is not None else "",
         )
@@ -162,11 +185,12 @@ class FormBlock(Block):
         failed = self._judge.error if self._judge is not None else None
         if isinstance(failed, InputError) and failed.name:  # what a worker could not convert
             errors[failed.name] = failed.message
+        errors = self._workspace.masking.value(errors)
         return form_html(
             self._task.name,
             self._task.task_type,
             self._fields,
-            self._texts,
+            self._told(),
             errors,
             kernel=kernel,
             block=self.id,
