@@ -14,7 +14,7 @@ from flyteagent_nb.errors import FlyteAgentNBError, InputError
 from flyteagent_nb.notebook.waiting import keep_interrupts, stop_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flytekit.core.base_task import PythonTask
     from flytekit.core.context_manager import FlyteContext
@@ -165,7 +165,10 @@ class LocalExecution:
             return run.result()
 
     def _run_many(self, mapped: Any, inputs: dict[str, Any]) -> list[Any]:
-        """A map task: one run for each element, as many at a time as its concurrency says."""
+        """A map task: one run for each element, as many at a time as its concurrency says.
+
+        As in propeller, the others are stopped, and no more are started, once too many have failed for it to succeed.
+        """
         from flyteagent_nb.running.task_inputs import complete_inputs, mapped_over
 
         task = mapped.python_function_task
@@ -174,24 +177,33 @@ class LocalExecution:
         over, count = mapped_over(mapped, inputs)
         ratio = getattr(mapped, "_min_success_ratio", None)
         needed = getattr(mapped, "_min_successes", None) or (math.ceil(count * ratio) if ratio is not None else count)
-        at_once = mapped.concurrency or count or 1
+        spare = max(count - needed, 0)  # as many may fail
+        run_all = getattr(mapped, "run_all_sub_nodes", False)
         runs: list[Run] = []
+        failed: list[Run] = []
         self._workspace.wait()
         with self._showing.group(mapped.name), self._showing.wait() as wait:
+
+            def start_next() -> Run:
+                i = len(runs)
+                run = self._workspace.submit(
+                    task, {name: inputs[name][i] if name in over else inputs[name] for name in names}
+                )
+                runs.append(run)
+                wait.started(run)
+                return run
+
+            def ended(run: Run) -> Sequence[Run]:
+                if run.error is not None:
+                    failed.append(run)
+                    if len(failed) == spare + 1 and not run_all:
+                        for other in runs:
+                            other.cancel()
+                return [start_next()] if len(runs) < count and (len(failed) <= spare or run_all) else ()
+
             with stop_guard(self._workspace.config.stop_grace, wait) as guard:
-                for start in range(0, count, at_once):
-                    batch = [
-                        self._workspace.submit(
-                            task, {name: inputs[name][i] if name in over else inputs[name] for name in names}
-                        )
-                        for i in range(start, min(start + at_once, count))
-                    ]
-                    for run in batch:
-                        wait.started(run)
-                    guard.wait(batch)
-                    runs += batch
-            failed = [run for run in runs if run.error is not None]
-            if failed and count - len(failed) < needed:
+                guard.wait([start_next() for _ in range(min(mapped.concurrency or count, count))], ended)
+            if len(failed) > spare:
                 failed[0].result()
         if not mapped.interface.outputs:
             return []

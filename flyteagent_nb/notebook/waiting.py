@@ -7,8 +7,8 @@ interrupt is counted, not raised; it is acted on where the cell waits.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
+import functools
 import logging
 import queue
 import signal
@@ -54,42 +54,50 @@ class StopGuard:
         self._beat = beat
         self._grace = grace
         # Not an Event: its lock is not re-entrant, and a signal's handler may run while this very thread holds it.
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
 
     def interrupted(self, signum: int, frame: FrameType | None) -> None:
         """The signal's handler."""
         self.stops += 1
         self._wake.put(None)
 
-    def wait(self, runs: Sequence[Run]) -> None:
+    def wait(self, runs: Sequence[Run], ended: Callable[[Run], Sequence[Run]] = lambda run: ()) -> None:
         """Block until every run has ended.
+
+        Args:
+            runs: what is waited for.
+            ended: called with each run that has ended; those that it returns are waited for, too.
 
         Raises:
             TaskStopped: the stop button was pressed. The runs were cancelled; they have ended unless it was pressed twice or
                 they took longer than the grace.
         """
-        for run in runs:
-            run.on_done(lambda: self._wake.put(None))
+        waited: list[Run] = []
         with ContextExecutor.lending():
-            self._wait(runs)
+            self._wait(waited, runs, ended)
         if self.stops:
-            self._stop(runs)
+            self._stop(waited)
 
-    def _wait(self, runs: Sequence[Run]) -> None:
-        left = collections.deque(runs)  # each is looked at until it has ended, and then no more: there may be thousands
-        while left:
-            if left[0].done:
-                left.popleft()
-                continue
+    def _wait(self, waited: list[Run], runs: Sequence[Run], ended: Callable[[Run], Sequence[Run]]) -> None:
+        left = 0
+        while True:
+            for run in runs:
+                waited.append(run)
+                left += 1
+                run.on_done(functools.partial(self._wake.put, run))
+            if not left:
+                return
             if self.stops:
-                self._stop(runs)
-            self._pause(LOOK if self._beat is None else BEAT)
+                self._stop(waited)
+            woken = self._pause(LOOK if self._beat is None else BEAT)
             if self._beat is not None:
                 try:
-                    self._beat(runs)
+                    self._beat(waited)
                 except Exception:  # what shows a run must not leave it running unseen: the wait goes on without
                     self._beat = None
                     _log.exception("the view of a wait failed")
+            left -= woken is not None
+            runs = () if woken is None else ended(woken)
 
     def _stop(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -99,10 +107,12 @@ class StopGuard:
             self._pause(min(left, LOOK))
         raise self._stopped(runs, stop_class())
 
-    def _pause(self, seconds: float) -> None:
-        """Wait for a run's end, an interrupt, or ``seconds``."""
-        with contextlib.suppress(queue.Empty):
-            self._wake.get(timeout=seconds)
+    def _pause(self, seconds: float) -> Run | None:
+        """Wait for a run's end, an interrupt, or ``seconds``; the run that has ended, or None."""
+        try:
+            return self._wake.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def _stopped(self, runs: Sequence[Run], stopped: type[TaskStopped]) -> TaskStopped:
         ids = [run.id for run in runs]

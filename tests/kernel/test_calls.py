@@ -25,7 +25,7 @@ from flytekit.extend import TaskPlugins
 from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase, SyncConnectorExecutorMixin
 
 class AddAgent(SyncConnectorBase):
-    '''Adds its inputs and one; refuses 13.'''
+    '''Adds its inputs and one; refuses 13, does not end of -1, and of -2 once it was given 1003.'''
     name = "Add"
     calls = []
     def __init__(self):
@@ -35,6 +35,8 @@ class AddAgent(SyncConnectorBase):
         self.calls.append(numbers)
         if 13 in numbers:
             raise ValueError("unlucky")
+        while -1 in numbers or (-2 in numbers and [1003] not in self.calls):
+            await asyncio.sleep(0.01)
         return Resource(phase=TaskExecution.SUCCEEDED, outputs={"o0": sum(numbers) + 1})
 
 ConnectorRegistry.register(AddAgent())
@@ -226,6 +228,26 @@ def test_a_map_task_over_lists_of_different_lengths_starts_nothing(kernel: Kerne
         f"InputError: the inputs of map task 'add' are lists of different lengths: {lengths}\nhint: "
     )
     assert kernel.value("runs() - runs_before") == "0"
+
+
+@pytest.mark.parametrize(
+    ("call", "phases"),
+    [
+        ("map_task(inc, concurrency=1)(a=[13, 1, 2])", "['FAILED']"),
+        ("map_task(inc)(a=[-1, 13, -1])", "['ABORTED', 'ABORTED', 'FAILED']"),
+        ("map_task(inc, min_success_ratio=0.5, concurrency=1)(a=[13, 1, 13, 13, 1])", "['FAILED', 'FAILED', 'FAILED', 'SUCCEEDED']"),
+        ("map_task(inc, concurrency=1, run_all_sub_nodes=True)(a=[13, 1])", "['FAILED', 'SUCCEEDED']"),
+    ],
+)  # fmt: skip
+def test_a_map_task_that_cannot_succeed_any_more_ends(kernel: Kernel, call: str, phases: str) -> None:
+    kernel.ok("runs_before = runs()")
+    assert "unlucky" in kernel.fails(call).error
+    kernel.ok("new = flyteagent_nb.get_workspace().runner.runs()[: runs() - runs_before]")
+    assert kernel.value("sorted(run.phase for run in new)") == phases
+
+
+def test_a_map_task_starts_the_next_as_soon_as_one_has_ended(kernel: Kernel) -> None:
+    assert kernel.value("map_task(inc, concurrency=2)(a=[-2, 1, 1003])") == "[-1, 2, 1004]"
 
 
 @pytest.mark.parametrize(
