@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import FlyteAgentNBError, InputError
-from flyteagent_nb.notebook.waiting import keep_interrupts, stop_guard
+from flyteagent_nb.notebook.waiting import holding, keep_interrupts, stop_guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,7 @@ class LocalExecution:
         from flytekit import FlyteContextManager
         from flytekit.core.array_node_map_task import ArrayNodeMapTask
         from flytekit.core.base_task import Task
+        from flytekit.core.python_function_task import AsyncPythonFunctionTask, EagerAsyncPythonFunctionTask
         from flytekit.core.workflow import WorkflowBase
         from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin, SyncConnectorExecutorMixin
 
@@ -49,6 +50,7 @@ class LocalExecution:
         from flyteagent_nb.scalars import for_type
 
         through_agent = self._through_agent
+        config = self._workspace.config
         run_literals, run_values, run_many = self._run_literals, self._run_values, self._run_many
         showing, task_call, workflow_call = self._showing, Task.__call__, WorkflowBase.__call__
         sandbox_execute = Task.sandbox_execute
@@ -107,6 +109,15 @@ class LocalExecution:
                         raise
                     raise told from error
 
+        def stoppable(run: Callable[..., Any]) -> Callable[..., Any]:
+            def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
+                with holding(config.stop_grace):
+                    return run(task, **kwargs)
+
+            return execute
+
+        for each in (AsyncPythonFunctionTask, EagerAsyncPythonFunctionTask):
+            self._patch(each, "execute", stoppable(each.execute))
         self._patch(FlyteContextManager, "initialize", staticmethod(keep_interrupts(FlyteContextManager.initialize)))
         self._patch(Task, "sandbox_execute", run_or_pass)
         self._patch(Task, "__call__", call_task)

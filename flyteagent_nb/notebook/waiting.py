@@ -7,7 +7,9 @@ interrupt is counted, not raised; it is acted on where the cell waits.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import logging
 import queue
@@ -47,10 +49,14 @@ class StopGuard:
 
     Attributes:
         stops: how often the stop button was pressed.
+        behind: the guards of other threads that this one blocks for; None where it waits for runs itself.
+        stopped: how the first of those ended after a stop.
     """
 
     def __init__(self, grace: float, beat: Callable[[Sequence[Run]], object] | None = None) -> None:
         self.stops = 0
+        self.behind: set[StopGuard] | None = None
+        self.stopped: TaskStopped | None = None
         self._beat = beat
         self._grace = grace
         # Not an Event: its lock is not re-entrant, and a signal's handler may run while this very thread holds it.
@@ -60,6 +66,12 @@ class StopGuard:
         """The signal's handler."""
         self.stops += 1
         self._wake.put(None)
+        if self.behind is not None:
+            waiting = tuple(self.behind)
+            for guard in waiting:
+                guard.interrupted(signum, frame)
+            if not waiting:
+                raise stop_class()("stopped by the user; what the task's function has begun may go on in its thread")
 
     def wait(self, runs: Sequence[Run], ended: Callable[[Run], Sequence[Run]] = lambda run: ()) -> None:
         """Block until every run has ended.
@@ -158,7 +170,8 @@ def stop_guard(grace: float, beat: Callable[[Sequence[Run]], object] | None = No
         beat = None
     guard = StopGuard(grace, beat)
     if threading.current_thread() is not threading.main_thread():
-        yield guard
+        with _behind(guard):
+            yield guard
         return
     if _spreading is not None and _spreading is asyncio._get_running_loop():
         raise TaskCancelled("stopped by the user, before it was started")
@@ -172,6 +185,71 @@ def stop_guard(grace: float, beat: Callable[[Sequence[Run]], object] | None = No
         signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
     if guard.stops:  # pressed between the last look and here: it must not get lost
         raise stop_class()("stopped by the user")
+
+
+_holder: contextvars.ContextVar[StopGuard | None] = contextvars.ContextVar("flyteagent_nb_holder", default=None)
+"""The guard of the main thread that blocks until the code here, on another thread, has ended."""
+
+
+@contextlib.contextmanager
+def holding(grace: float) -> Iterator[None]:
+    """Around a call in which flytekit blocks this thread until another one has run an ``async def``: a stop reaches the runs there.
+
+    Args:
+        grace: seconds that a stop waits for the runs to end.
+
+    Raises:
+        TaskStopped: the stop button was pressed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        holder = _holder.get()
+        try:
+            yield
+        except concurrent.futures.CancelledError:  # an Exception, which the task's function would catch
+            if holder is None or not holder.stops:
+                raise
+            raise _stopped_behind(holder) from None
+        return
+    with stop_guard(grace) as guard:
+        guard.behind = set()
+        token = _holder.set(guard)
+        try:
+            yield
+        except (concurrent.futures.CancelledError, TaskStopped):
+            if guard.stopped is None:
+                raise
+            raise _stopped_behind(guard) from None
+        finally:
+            _holder.reset(token)
+
+
+def _stopped_behind(holder: StopGuard) -> TaskStopped:
+    """A stop's error anew: what an event loop hands on of it is a bare cancel."""
+    was = holder.stopped
+    if was is None:
+        return stop_class()("stopped by the user")
+    return stop_class()(was.message, run_ids=was.run_ids, hint=was.hint)
+
+
+@contextlib.contextmanager
+def _behind(guard: StopGuard) -> Iterator[None]:
+    """Let stops reach a guard of another thread than the main one, where that one blocks for it."""
+    holder = _holder.get()
+    if holder is None or holder.behind is None:
+        yield
+        return
+    holder.behind.add(guard)
+    try:
+        if holder.stops:
+            raise TaskCancelled("stopped by the user, before it was started")
+        yield
+        if guard.stops:  # as below
+            raise TaskCancelled("stopped by the user")
+    except TaskStopped as error:
+        holder.stopped = holder.stopped or error
+        raise
+    finally:
+        holder.behind.discard(guard)
 
 
 _spreading: asyncio.AbstractEventLoop | None = None
@@ -261,6 +339,8 @@ def uninterrupted() -> Iterator[None]:
 
 def stop_class() -> type[TaskStopped]:
     """The class of a stop that is raised here: who will meet it first, a cell or an event loop?"""
+    if threading.current_thread() is not threading.main_thread() and _holder.get() is not None:
+        return TaskCancelled  # sooner or later a loop of flytekit's, which would end of the other
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         place = (frame.f_globals.get("__name__"), frame.f_code.co_name)

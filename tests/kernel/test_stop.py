@@ -24,7 +24,7 @@ SOON = 15.0
 TASKS = """
 import asyncio, functools
 import flyteagent_nb
-from flytekit import map_task, task, workflow
+from flytekit import eager, map_task, task, workflow
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.extend import TaskPlugins
 from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
@@ -60,6 +60,26 @@ def flow(a: int):
 
 async def go():
     slow(a=1)
+
+@task
+async def idle():
+    idle.began = True
+    await asyncio.sleep(100)
+
+@eager
+async def eagerly(a: int):
+    slow(a=a)
+
+@eager
+async def eagerly_inside(a: int):
+    try:
+        await eagerly(a=a)
+    except Exception:
+        print("eaten")
+
+@eager
+async def eagerly_in_a_thread(a: int):
+    await asyncio.gather(asyncio.to_thread(slow, a=a))
 """
 
 
@@ -113,6 +133,9 @@ def open_jobs(kernel: Kernel) -> str:
         "def f():\n    try:\n        slow(a=1)\n    except Exception:\n        print('eaten')\nf()",
         "await asyncio.sleep(0)\nslow(a=1)",
         "await go()",
+        "await eagerly(a=1)",
+        "await eagerly_inside(a=1)",
+        "await eagerly_in_a_thread(a=1)",
         "%time slow(a=1)",
     ],
 )
@@ -126,12 +149,19 @@ def test_once_deletes_the_job_and_ends_the_cell(kernel: Kernel, code: str) -> No
     assert kernel.value("flyteagent_nb.get_workspace().runner.find('last').cancelled") == "True"
 
 
+def test_an_async_task_that_waits_for_no_run_ends_too(kernel: Kernel) -> None:
+    cell = stopped(kernel, "await idle()", when="getattr(idle, 'began', False)")
+    assert cell.error.startswith("TaskStopped: stopped by the user; what the task's function has begun may go on")
+    assert kernel.value("1 + 1") == "2"
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "await asyncio.gather(go())",
         "await asyncio.gather(go(), go(), go())",
         "await asyncio.create_task(go())",
+        "await asyncio.gather(eagerly(a=1), eagerly(a=2))",
         "await asyncio.wait_for(go(), 100)",
     ],
 )
