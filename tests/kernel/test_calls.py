@@ -184,6 +184,20 @@ def test_from_another_thread(kernel: Kernel, run: str) -> None:
     assert kernel.value(f"t = {run}; t.start(); t.join(30); found") == "[(2, 10, 'slow', [2, 3])]"
 
 
+@pytest.mark.parametrize(
+    ("call", "values"),
+    [("inc(a=1)", "7, 2"), ("chained(a=1)", "14, 10"), ("map_task(inc)(a=[1])", "[7], [2]"), ("typed(a=1)", "7, 1")],
+)
+def test_a_mocked_task_runs_nothing(kernel: Kernel, call: str, values: str) -> None:
+    mocked = "typed" if "typed" in call else "inc"
+    kernel.ok("typed = scripted_task(inputs={'a': int}, outputs={'x': int}, phases=['SUCCEEDED'])")  # without a mixin
+    kernel.ok("typed.script['outputs'] = {'x': 1}\nfrom flytekit.testing import task_mock\nruns_before = runs()")
+    kernel.ok(
+        f"with task_mock({mocked}) as mock:\n    mock.return_value = 7\n    found = {call}\nnew = runs() - runs_before"
+    )
+    assert kernel.value(f"new, found, {call}") == f"(0, {values})"
+
+
 def test_from_an_async_cell(kernel: Kernel) -> None:
     kernel.ok("async def go(a): return inc(a=a), chained(a=a)")
     assert kernel.value("await go(1)") == "(2, 10)"
