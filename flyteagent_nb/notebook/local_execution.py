@@ -197,7 +197,7 @@ class LocalExecution:
         runs: list[Run] = []
         failed: list[Run] = []
         self._workspace.wait()
-        with self._showing.group(mapped.name), self._showing.wait() as wait:
+        with self._showing.group(f"map_task({task.name.removeprefix('__main__.')})"), self._showing.wait() as wait:
 
             def start_next() -> Run:
                 i = len(runs)

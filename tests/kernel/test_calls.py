@@ -255,7 +255,8 @@ def test_a_map_task_over_lists_of_different_lengths_starts_nothing(kernel: Kerne
 )  # fmt: skip
 def test_a_map_task_that_cannot_succeed_any_more_ends(kernel: Kernel, call: str, phases: str) -> None:
     kernel.ok("runs_before = runs()")
-    assert "unlucky" in kernel.fails(call).error
+    cell = kernel.fails(call)
+    assert "unlucky" in cell.error and cell.displays[0]["text/plain"].startswith("map_task(inc): ")
     kernel.ok("new = flyteagent_nb.get_workspace().runner.runs()[: runs() - runs_before]")
     assert kernel.value("sorted(run.phase for run in new)") == phases
 
