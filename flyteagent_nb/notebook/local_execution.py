@@ -112,7 +112,7 @@ class LocalExecution:
 
         def stoppable(run: Callable[..., Any]) -> Callable[..., Any]:
             def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
-                with holding(config.stop_grace):
+                with showing.group(task.name), holding(config.stop_grace):
                     return run(task, **kwargs)
 
             return execute

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -98,11 +99,22 @@ class GroupWait(Wait):
     def __init__(self, showing: Showing, name: str) -> None:
         super().__init__(showing)
         self.group = GroupBlock(name, showing.page)
+        self._in_cell = threading.current_thread() is threading.main_thread()
 
     def started(self, run: Run) -> None:
         """A run was started: part of the group."""
         super().started(run)
         self.group.add(run)
+        # On another thread nothing beats. Of a cell it is where the cell waits for it: an async task's.
+        if self._in_cell and self.block is None and threading.current_thread() is not threading.main_thread():
+            self.block = self.group
+            self._showing.page.show_later(self.group, max(0.0, PATIENCE - (time.monotonic() - self._began)))
+
+    def show(self) -> None:
+        """Show it now, as above; also where it was to be shown later, and has ended before."""
+        if self.group.publisher is None:
+            self.block = None
+            super().show()
 
     def _block(self) -> Block:
         return self.group

@@ -19,7 +19,7 @@ import asyncio, functools, threading
 import numpy as np
 import flyteagent_nb
 from flyteidl.core.execution_pb2 import TaskExecution
-from flytekit import conditional, dynamic, map_task, task, workflow
+from flytekit import conditional, dynamic, eager, map_task, task, workflow
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.extend import TaskPlugins
 from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase, SyncConnectorExecutorMixin
@@ -96,6 +96,10 @@ def branching(a: int) -> int:
 @dynamic
 def many(n: int) -> list[int]:
     return [inc(a=i) for i in range(n)]
+
+@eager
+async def eagerly(a: int) -> int:
+    return inc(a=7 + inc(a=a))
 
 @workflow
 def outer(a: int) -> int:
@@ -203,6 +207,22 @@ def test_from_an_async_cell(kernel: Kernel) -> None:
     assert kernel.value("await go(1)") == "(2, 10)"
     assert kernel.value("await asyncio.gather(go(1), go(2))") == "[(2, 10), (3, 14)]"
     assert kernel.value("await asyncio.to_thread(chained, a=1)") == "10"
+
+
+def test_an_eager_workflow_shows_its_runs_while_they_go_on(kernel: Kernel, tmp_path: Path) -> None:
+    """flytekit blocks the cell for it, and calls its tasks on another thread."""
+    assert kernel.ok("await eagerly(a=1)").text == "10"
+    cell = kernel.fails("await eagerly(a=5)")
+    assert [d["text/plain"].split(",")[0] for d in cell.displays] == ["eagerly: 1 succeeded"]
+    kernel.ok(
+        f"import pathlib\ngo = pathlib.Path({str(tmp_path / 'go')!r})\nAddAgent.calls.clear()\n"
+        "threading.Thread(target=lambda: until(go.exists) and AddAgent.calls.append([1003]), daemon=True).start()"
+    )
+    message = kernel.start("await eagerly(a=-2)")
+    kernel.wait_for_display(message, "eagerly: 1 running")
+    (tmp_path / "go").touch()
+    cell = kernel.finish(message)
+    assert cell.text == "7" and [d["text/plain"].split(",")[0] for d in cell.displays] == ["eagerly: 2 succeeded"]
 
 
 @pytest.mark.parametrize(("task", "value"), [("slow", "'slow'"), ("chained", "4 * a + 6")])
