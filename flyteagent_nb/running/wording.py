@@ -31,6 +31,7 @@ _LATE = ("", "deadline exceeded")
 
 _SECRET = re.compile(r"Unable to find secret for key (\S+) in group (\S+)")
 _SIGN_IN = re.compile(r"\b(DefaultCredentialsError|NoCredentialsError): ")  # Google's and AWS's clients
+_WRITTEN_OUT = re.compile(r"Flyte Serialized object \(\w+\):\s")
 _FRAME = re.compile(r"^  (\S.*:\d+ in .+)$")
 
 
@@ -177,6 +178,8 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its class."""
+    """The first line of what an error says, or its class. A literal that flytekit writes out over several lines is part of it."""
     text = str(error).strip()
+    if _WRITTEN_OUT.search(text):
+        text = " ".join(_WRITTEN_OUT.sub("", text).split())
     return text.splitlines()[0][:300] if text else type(error).__name__

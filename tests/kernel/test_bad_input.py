@@ -319,15 +319,18 @@ def test_bad_calls_of_a_workflow(kernel: Kernel, call: str, told: str) -> None:
         ("framed()", "output 'o0' of workflow 'framed' does not become a DataFrame: "),
         ("pair()", "output 'o1' of task 'pair' does not become a Point: Field \"x\" of type int is missing"),
         ("pointed()", "output 'o0' of workflow 'pointed' does not become a Point: Field \"x\" of type int is missing"),
+        ("lettered()", "output 'o0' of workflow 'lettered' does not become an int: Cannot convert literal scalar: primitive: string"),
     ],
-)
+)  # fmt: skip
 def test_an_output_that_its_type_cannot_take_is_one_line_of_a_call_too(kernel: Kernel, code: str, told: str) -> None:
     kernel.ok(
         "import pandas as pd\n"
         "unfit = scripted_task(outputs={'x': pd.DataFrame}, name='unfit')\nunfit.script['outputs'] = {'x': {'a': [1]}}\n"
         "pair = scripted_task(outputs={'o0': str, 'o1': Point}, name='pair')\npair.script['outputs'] = {'o0': '', 'o1': {'y': 1}}\n"
         "@workflow\ndef framed() -> pd.DataFrame:\n    return unfit()\n"
-        "@workflow\ndef pointed() -> Point:\n    return pair().o1"
+        "@workflow\ndef pointed() -> Point:\n    return pair().o1\n"
+        "four = scripted_task(outputs={'x': str}, name='four')\nfour.script['outputs'] = {'x': 'four'}\n"
+        "@workflow\ndef lettered() -> int:\n    return four()"
     )
     error = one_error(kernel, code)
     assert error.startswith(f"OutputError: {told}") and len(error.splitlines()) == 2
