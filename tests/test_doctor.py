@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import pytest
@@ -429,3 +430,28 @@ def test_the_package_of_flyte_2_is_told_of(monkeypatch: pytest.MonkeyPatch) -> N
     (found,) = environment.flyte_2()
     assert found.sign == "warn" and "flyte.connectors" in found.told and "flytekit" in found.mend
     assert found in environment.environment_findings()
+
+
+def test_the_faults_of_a_plug_in_are_not_those_of_an_agent_of_ones_own(workspace: Workspace) -> None:
+    snowflake = pytest.importorskip("flytekitplugins.snowflake")
+
+    class Own(SyncConnectorBase):
+        name = "own"
+
+        def do(self, task_template: Any, **_: Any) -> Any: ...
+
+    class Derived(snowflake.SnowflakeConnector):  # it has what it inherits
+        ...
+
+    released = workspace.catalog.current("snowflake")
+
+    def told(agent: Any) -> tuple[str, int]:
+        entry = replace(released, agent=agent)
+        catalog = SimpleNamespace(entries=lambda: (entry,))
+        found = requirements.type_findings(
+            cast("Workspace", SimpleNamespace(catalog=catalog, secrets=workspace.secrets)), "snowflake"
+        )
+        return requirements.short_words(entry, ()), sum(f.what == "known fault" for f in found)
+
+    assert told(released.agent) == told(Derived()) == ("3 known faults", 3)
+    assert told(Own("snowflake")) == ("", 0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from flyteagent_nb.serving.catalog import AgentEntry, BrokenPlugin
+    from flyteagent_nb.serving.known_fault import KnownFault
     from flyteagent_nb.serving.need import Need
     from flyteagent_nb.workspace import Workspace
 
@@ -66,12 +67,22 @@ def summary_of(entry: AgentEntry, secrets: Container[str] = ()) -> Finding:
 
 def short_words(entry: AgentEntry, lacking: Sequence[Need]) -> str:
     """What a task type lacks, and how many faults of it are known; empty where all is well."""
-    from flyteagent_nb.serving.known_faults import faults_of
-
     words = [_lacking_words(need) for need in lacking]
-    if faults := faults_of(entry.task_type):
+    if faults := _faults_of(entry):
         words.append(f"{len(faults)} known fault{'s' if len(faults) > 1 else ''}")
     return ", ".join(words)
+
+
+def _faults_of(entry: AgentEntry) -> list[KnownFault]:
+    """The known faults of an agent: those of the package that its class or a base of it comes from, not of whoever else serves the type."""
+    from flyteagent_nb.serving.catalog import distribution_of
+    from flyteagent_nb.serving.known_faults import faults_of
+
+    faults = faults_of(entry.task_type)
+    modules = {kind.__module__ for kind in type(entry.agent).__mro__} if faults else set()
+    # flytekit.extend has the bases of every agent; the rest has none that is an agent.
+    packages = {distribution_of(m) or "" for m in modules if not m.startswith("flytekit.extend.")}
+    return [fault for fault in faults if any(package.startswith(f"{fault.distribution} ") for package in packages)]
 
 
 def _lacking_words(need: Need) -> str:
@@ -119,14 +130,17 @@ def type_findings(workspace: Workspace, task_type: str) -> list[Finding]:
     from flyteagent_nb.serving.known_faults import faults_of
 
     found: list[Finding] = []
-    for entry in workspace.catalog.entries():
-        if entry.task_type == task_type:
-            kind = "sync" if entry.is_sync else "async"
-            told = f"version {entry.version} is served by '{entry.name}' ({kind}) of {entry.package}"
-            found += [Finding("ok", "agent", told), *_need_findings(entry, workspace.secrets.names)]
+    entries = [entry for entry in workspace.catalog.entries() if entry.task_type == task_type]
+    for entry in entries:
+        kind = "sync" if entry.is_sync else "async"
+        told = f"version {entry.version} is served by '{entry.name}' ({kind}) of {entry.package}"
+        found += [Finding("ok", "agent", told), *_need_findings(entry, workspace.secrets.names)]
     if not found:
         found = _unserved(workspace, task_type)
+    here = {fault for entry in entries for fault in _faults_of(entry)}
     for fault in faults_of(task_type):
+        if entries and fault not in here:
+            continue
         told = f"{fault.distribution} {version_of(fault.distribution)}: {fault.what}"
         told += f" You see here: {fault.here} In production: {fault.production}"
         found.append(Finding("warn", "known fault", told, fault.remedy))
