@@ -43,10 +43,16 @@ if TYPE_CHECKING:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The name among ``known`` that looks most like ``name``, or None where none is near."""
+    """The name among ``known`` that looks most like ``name``, of equals the one that begins most like it, or None where none is near."""
     by_fold = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(name.lower(), by_fold, n=1, cutoff=0.6)
-    return by_fold[found[0]] if found else None
+    word = name.lower()
+
+    def likeness(other: str) -> tuple[float, int]:
+        begins = sum(other.startswith(word[:length]) for length in range(1, len(word) + 1))
+        return difflib.SequenceMatcher(None, other, word).ratio(), begins
+
+    found = difflib.get_close_matches(word, by_fold, n=5, cutoff=0.6)
+    return by_fold[max(found, key=likeness)] if found else None
 
 
 class FlyteAgentNBError(Exception):

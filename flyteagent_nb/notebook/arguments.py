@@ -436,11 +436,17 @@ def _unknown(command: Command, name: str, word: str = "") -> ArgumentError:
     message = f"{command.title} has no option {name}{within}"
     if command.title == "%agent run" and name in ("-i", "--input", "--inputs"):
         return ArgumentError(message, hint="inputs are written without it: %agent run my_task year=2024")
+    # As pyflyte takes them: --year 2024.
+    inputs = any(a.kind is Kind.ASSIGNMENT for a in command.positionals)
+    meant = f"an input is written without dashes: {name.lstrip('-')}=VALUE" if inputs else ""
     others = [c.title for c in (AGENT_TASK, *VERB_COMMANDS.values()) if name in c.options]
     if others:
-        return ArgumentError(message, hint=f"it is an option of {' and of '.join(others)}")
+        told = f"it is an option of {' and of '.join(others)}"
+        return ArgumentError(message, hint=f"{told}; {meant}" if meant and name.startswith("--") else told)
     longs = [n for n in command.options if n.startswith("--")] if name.startswith("--") else []
     begun = [n for n in longs if n.startswith(name)]  # options are not abbreviated, but what was meant is plain
-    near = begun[0] if len(begun) == 1 else closest(name, longs)
+    near = begun[0] if len(begun) == 1 else closest(name, longs) if len(name) > 4 else None  # --n is near to --on
+    if meant and not near:
+        return ArgumentError(message, hint=meant)
     hint = "" if near else f"its options are {', '.join(a.names[-1] for a in command.arguments if a.names)}"
     return ArgumentError(message, hint=hint, suggestion=near)
