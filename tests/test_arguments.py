@@ -252,6 +252,8 @@ def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint:
         ("run t year=1 year=2", "year is given twice", ""),
         ("run t -i year=1", "%agent run has no option -i", "%agent run my_task year=2024"),
         ("run t --servce s", "%agent run has no option --servce", "did you mean --service?"),
+        ("run ./a/flows.py train", "TASK: ./a/flows.py is not the name of a variable", "from flows import my_task"),
+        ("run flows.py train n=5", "TASK: flows.py is not the name of a variable", "from flows import my_task"),
         ("run t --n 5", "%agent run has no option --n", "an input is written without dashes: n=VALUE"),
         ("run t --year=5", "%agent run has no option --year", "an input is written without dashes: year=VALUE"),
         ("form t --name x", "has no option --name", "%%agent_task; an input is written without dashes: name=VALUE"),

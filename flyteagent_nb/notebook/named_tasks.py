@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import ArgumentError, closest
@@ -29,8 +30,14 @@ def named_task(name: str, namespace: Mapping[str, Any], hint: str = "run the cel
     if first not in namespace:
         near = closest(first, [name for name, value in namespace.items() if isinstance(value, PythonTask)])
         meant = f"did you mean {near}? " if near else ""
-        raise ArgumentError(f"there is no variable {excerpt(first)}", suggestion=near, hint=f"{meant}{hint}")
+        module, _, last = name.rpartition(".")
+        imported = f", or import it: from {excerpt(module)} import {excerpt(last)}" if module and not near else ""
+        raise ArgumentError(f"there is no variable {excerpt(first)}", suggestion=near, hint=f"{meant}{hint}{imported}")
     task = variable(name, namespace)
+    if isinstance(task, types.ModuleType):
+        within = [f"{name}.{each}" for each, value in vars(task).items() if isinstance(value, PythonTask)]
+        hint = f"its tasks are {', '.join(within)}" if within else "there is no task in it"
+        raise ArgumentError(f"{name} is not a task but a module", hint=hint)
     if not isinstance(task, PythonTask):
         tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
         near = None if callable(task) else closest(name, tasks)

@@ -312,11 +312,15 @@ def _filled(text: str) -> str:
 
 
 def _variable(argument: Argument, text: str) -> str:
-    if is_dotted_name(text):
-        return text
     name = _filled(text) or unquoted(text)
+    is_file = argument.kind is Kind.TASK and name.endswith(".py")
+    if is_dotted_name(text) and not is_file:
+        return text
     called, bracket, _rest = name.partition("(")
-    if is_dotted_name(name):
+    if is_file:  # as pyflyte takes it
+        module = name.removesuffix(".py").rpartition("/")[2]
+        hint = f"import the task and write its name: from {excerpt(module)} import my_task"
+    elif is_dotted_name(name):
         hint = f"write the name alone: {name}"
     elif argument.kind is Kind.TASK and bracket and is_dotted_name(called):
         hint = f"write {called} name=value here, or call it in a cell: {excerpt(text)}"

@@ -233,6 +233,15 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
             "input 'a' of task 'job' takes a list[__main__.Point]",
         ),
         ("%agent run jbo", "there is no variable jbo\nhint: did you mean job? run the cell"),
+        (
+            "%agent run my_flows.daily.fit n=1",
+            "there is no variable my_flows\nhint: run the cell that defines it first, or import it: from my_flows.daily import fit",
+        ),
+        ("import json\n%agent run json", "json is not a task but a module\nhint: there is no task in it"),
+        (
+            "import types\nflows = types.ModuleType('flows')\nflows.job = job\n%agent run flows",
+            "hint: its tasks are flows.job",
+        ),
         ("%agent run job(a=1)", "write job name=value here, or call it in a cell: job(a=1)"),
         ("%agent show $run.id", "no $name and no {name} is filled in on this line"),
         ("%%agent_task scripted\n# nothing", "the cell is empty"),
