@@ -16,6 +16,7 @@ from flyteagent_nb.notebook.arguments import (
     parse_agent,
     parse_agent_task,
 )
+from flyteagent_nb.notebook.grammar import _ELSEWHERE, VERBS
 from flyteagent_nb.notebook.values import config_value, input_values
 
 
@@ -227,7 +228,10 @@ def test_a_line_of_agent_task_that_cannot_be_read(line: str, message: str, hint:
     ("line", "message", "hint"),
     [
         ("rnu", "%agent has no verb rnu", "did you mean %agent run?"),
-        ("zzz", "%agent has no verb zzz", "the verbs are types, run"),
+        ("zzz", "%agent has no verb zzz", "%agent help tells what each does"),
+        ("ls", "%agent has no verb ls", "did you mean %agent runs?"),
+        ("kill last", "%agent has no verb kill", "did you mean %agent cancel?"),
+        ("deploy", "%agent has no verb deploy", "did you mean %agent export?"),
         ("help rnu", "%agent has no verb rnu", "did you mean %agent run?"),
         ("-q runs", "%agent has no option -q", "it is an option of %%agent_task and of %agent run"),
         ("types x", "%agent types has no place for the word x", "%agent types --help"),
@@ -366,3 +370,7 @@ def test_a_task_type_with_its_version(line: str) -> None:
 
 def test_types_to_export() -> None:
     assert parse_agent("export out --types a,b --types c --image r/x:1").types == ("a,b", "c")
+
+
+def test_a_word_of_another_tool_leads_to_a_verb() -> None:
+    assert set(_ELSEWHERE.values()) <= set(VERBS) and not set(_ELSEWHERE) & set(VERBS)

@@ -334,6 +334,21 @@ VERB_COMMANDS = {command.title.split()[1]: command for command in _VERBS}
 VERBS = {verb: command.summary for verb, command in VERB_COMMANDS.items()}
 """The verbs of ``%agent``, each with what it does in one line."""
 
+_ELSEWHERE = {
+    **dict.fromkeys(("list", "ls", "ps", "status", "jobs", "history", "executions"), "runs"),
+    **dict.fromkeys(("kill", "abort", "terminate"), "cancel"),
+    **dict.fromkeys(("get", "describe", "inspect"), "show"),
+    **dict.fromkeys(("submit", "execute", "launch", "exec", "compare"), "run"),
+    **dict.fromkeys(("deploy", "package", "build"), "export"),
+    **dict.fromkeys(("test", "validate"), "check"),
+    **dict.fromkeys(("agents", "connectors", "tasks"), "types"),
+    **dict.fromkeys(("log", "tail"), "logs"),
+    **dict.fromkeys(("version", "info", "health"), "doctor"),
+    **dict.fromkeys(("services", "endpoints"), "connect"),
+    **dict.fromkeys(("secrets",), "secret"),
+}
+"""What other tools, as pyflyte, kubectl, docker, prefect and airflow, call a thing, and the verb that does it here."""
+
 
 def command_of(magic: str, verb: str | None = None) -> Command:
     """The table of a magic (``agent_task`` or ``agent``, with or without its percent signs) and its verb.
@@ -349,10 +364,11 @@ def command_of(magic: str, verb: str | None = None) -> Command:
     if verb is None:
         return OVERVIEW
     if verb not in VERB_COMMANDS:
-        near = closest(verb, VERBS)
+        near = _ELSEWHERE.get(verb.lower()) or closest(verb, VERBS)
+        told = f"the verbs are {', '.join(VERBS)}; %agent help tells what each does"
         raise ArgumentError(
             f"%agent has no verb {verb}",
-            hint=f"did you mean %agent {near}?" if near else f"the verbs are {', '.join(VERBS)}",
+            hint=f"did you mean %agent {near}?" if near else told,
             suggestion=near,
         )
     return VERB_COMMANDS[verb]
