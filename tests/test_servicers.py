@@ -792,6 +792,40 @@ def test_what_an_agent_returns_wrongly(serve, agent, words):
     serve(test, agent)
 
 
+class Narrow(Returning):
+    def create(self, task_template, inputs=None):
+        return JobMeta("1")
+
+    async def get(self, meta):
+        raise AssertionError("it cannot be entered")
+
+
+class Entered(Returning):
+    def create(self, **kwargs):
+        return len(7)
+
+    async def get(self, resource_meta, **kwargs):
+        return len(7)
+
+
+def test_a_method_that_does_not_take_its_arguments_is_told_of_them(serve):
+    told = ": it is called by keyword, with {}; **kwargs takes what it has no use for"
+
+    async def test(s):
+        create, get = await s.ours.create(template("returning")), await s.ours.get("returning")
+        assert create.details.startswith("TypeError: Narrow.create() got an unexpected keyword argument ")
+        assert told.format("task_template, inputs, output_prefix, task_execution_metadata") in create.details
+        assert told.format("resource_meta") in get.details and "Narrow.get()" in get.details
+
+    serve(test, Narrow())
+
+    async def entered(s):
+        for answer in (await s.ours.create(template("returning")), await s.ours.get("returning")):
+            assert answer.details.startswith("TypeError: object of type 'int' has no len()\n")
+
+    serve(entered, Entered())
+
+
 def integers(n):
     literal = literals_pb2.Literal(scalar=literals_pb2.Scalar(primitive=literals_pb2.Primitive(integer=7)))
     collection = literals_pb2.LiteralCollection(literals=[literal] * n)

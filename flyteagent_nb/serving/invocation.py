@@ -55,8 +55,8 @@ class AgentInvoker:
         function = getattr(entry.agent, method)
         if inspect.iscoroutinefunction(function):
             share_thread_state()
-            return await self._step(entry, method, function(**arguments))
-        returned = await self.in_thread(method, function, **arguments)
+            return await self._step(entry, method, _called(function, **arguments))
+        returned = await self.in_thread(method, _called, function, **arguments)
         if inspect.iscoroutine(returned):
             return await self._step(entry, method, returned)
         if inspect.isawaitable(returned):
@@ -67,7 +67,7 @@ class AgentInvoker:
         """The items that ``method`` returns or yields; one item that cannot be iterated over comes as it is."""
         function = getattr(entry.agent, method)
         if inspect.isasyncgenfunction(function):
-            returned = function(**arguments)
+            returned = _called(function, **arguments)
         else:
             returned = await self.call(entry, method, **arguments)
         if isinstance(returned, AsyncIterable):
@@ -146,3 +146,23 @@ class AgentInvoker:
             self._on_blocking(entry, method, seconds)
         except Exception:  # a report that fails must not fail the call that it is about
             _LOGGER.warning("the report of a blocking agent failed", exc_info=True)
+
+
+def _called(function: Callable[..., Any], /, **arguments: Any) -> Any:
+    """What ``function`` returns.
+
+    Raises:
+        TypeError: also where it does not take the arguments; then it tells which they are.
+    """
+    try:
+        return function(**arguments)
+    except TypeError as error:
+        try:
+            inspect.signature(function, follow_wrapped=False).bind(**arguments)
+        except TypeError:  # it was never entered
+            names = ", ".join(arguments)
+            told = f"{error}: it is called by keyword, with {names}; **kwargs takes what it has no use for"
+            raise TypeError(told).with_traceback(error.__traceback__) from None
+        except ValueError:  # a function that shows no signature
+            pass
+        raise
