@@ -757,7 +757,7 @@ class NoTransformer:
         (Returning(get=resource(phase=None)), "Returning.get returned a Resource whose phase is None"),
         (
             Returning(get=resource(phase="DONE")),
-            "Returning.get returned a Resource that flytekit cannot convert: ValueError: ",
+            "Returning.get returned a Resource whose phase is 'DONE', none of TaskExecution's: QUEUED, RUNNING, SUCCEEDED, ",
         ),
         (
             Returning(get=resource(outputs={"good": 1, "bad": NoTransformer()})),
@@ -773,6 +773,10 @@ class NoTransformer:
         ),
         (
             Returning(get=resource(message=7)),
+            "Returning.get returned a message that is a value of type int instead of a str",
+        ),
+        (
+            Returning(get=resource(log_links=["http://x"])),
             "Returning.get returned a Resource that flytekit cannot convert: TypeError: ",
         ),
     ],

@@ -136,6 +136,13 @@ def _plain(value: Any) -> Any:
 
 async def _fault(invoker: AgentInvoker, resource: Resource, error: Exception) -> str:
     """Which part of ``resource`` it is that flytekit could not convert."""
+    if isinstance(resource.phase, str) and resource.phase not in TaskExecution.Phase.keys():
+        return (
+            f"returned a Resource whose phase is {resource.phase!r}, none of TaskExecution's: {', '.join(TaskExecution.Phase.keys()[1:])} "
+            "(flytekit's convert_to_flyte_phase reads a service's words)"
+        )
+    if resource.message is not None and not isinstance(resource.message, str):
+        return f"returned a message that is {_kind(resource.message)} instead of a str"
     outputs = resource.outputs
     if isinstance(outputs, dict):
         context = FlyteContextManager.current_context()
