@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from flytekit.extend.backend.base_connector import (
     AsyncConnectorBase,
     ConnectorBase,
     ConnectorRegistry,
+    ResourceMeta,
     SyncConnectorBase,
     TaskCategory,
 )
@@ -33,8 +35,10 @@ FLYTEKIT = f"flytekit {version('flytekit')}"
 class Job(AsyncConnectorBase):
     name = "Job Agent"
 
-    def __init__(self, task_type: str = "job", version: int = 0, name: str = "Job Agent") -> None:
-        super().__init__(metadata_type=dict, task_type_name=task_type, task_type_version=version)
+    def __init__(
+        self, task_type: str = "job", version: int = 0, name: str = "Job Agent", metadata_type: Any = ResourceMeta
+    ) -> None:
+        super().__init__(metadata_type=metadata_type, task_type_name=task_type, task_type_version=version)
         self.name = name
 
     def create(self, **kwargs: Any) -> Any: ...
@@ -267,6 +271,49 @@ def test_what_is_no_agent_is_refused(catalog: Catalog, wrong: Any, message: str,
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, FlyteAgentNBError)
     assert listed(catalog) == [SENSOR]
+
+
+class Annotated(ResourceMeta):
+    job_id: str = ""
+
+
+class Initialised(ResourceMeta):
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+
+
+class Encoded(Initialised):
+    def encode(self) -> bytes:
+        return self.job_id.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Encoded:
+        return cls(data.decode())
+
+
+@dataclass
+class Made(ResourceMeta):
+    job_id: str
+
+
+class Inherited(Made):
+    def describe(self) -> str:
+        return self.job_id
+
+
+def test_a_resource_meta_that_would_not_come_back_is_refused(catalog: Catalog) -> None:
+    for wrong, told in (
+        (dict, "the metadata_type of the agent Job, dict, is no class of a ResourceMeta"),
+        (Made("1"), "the metadata_type of the agent Job, an object of type Made, is no class of a ResourceMeta"),
+        (Annotated, "the metadata_type of the agent Job, Annotated, is no dataclass: get would not have "),
+        (Initialised, "the metadata_type of the agent Job, Initialised, is no dataclass: get would not have "),
+    ):
+        with pytest.raises(AgentDefinitionError, match=told) as caught:
+            ConnectorRegistry.register(Job(metadata_type=wrong))
+        assert "@dataclass above " in caught.value.hint
+    assert listed(catalog) == [SENSOR]
+    for right in (ResourceMeta, Made, Inherited, Encoded):
+        ConnectorRegistry.register(Job(metadata_type=right))
 
 
 def test_a_connector_of_flyte_2_is_refused_by_its_name(catalog: Catalog) -> None:

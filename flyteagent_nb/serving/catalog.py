@@ -319,6 +319,28 @@ def _check(agent: Any) -> None:
         raise AgentDefinitionError(f"the task type version of the agent {cls} is no whole number: {category.version!r}")
     if not isinstance(agent.name, str) or not agent.name:
         raise AgentDefinitionError(f"the agent {cls} has no name", hint=f'set name = "..." in the class {cls}')
+    if isinstance(agent, AsyncConnectorBase):
+        _check_metadata_type(cls, agent.metadata_type)
+
+
+def _check_metadata_type(cls: str, kind: Any) -> None:
+    """Raise AgentDefinitionError where a job's resource meta would not come back from the wire as what ``create`` returned."""
+    from flytekit.extend.backend.base_connector import ResourceMeta
+
+    if not isinstance(kind, type) or not hasattr(kind, "encode") or not hasattr(kind, "decode"):
+        told = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
+        raise AgentDefinitionError(
+            f"the metadata_type of the agent {cls}, {told}, is no class of a ResourceMeta",
+            hint="it is a dataclass that holds a job's id: @dataclass above class JobMeta(ResourceMeta)",
+        )
+    # ResourceMeta encodes a dataclass's fields, and is one without any.
+    own = vars(kind)
+    plain = "__dataclass_fields__" not in own and ("__init__" in own or own.get("__annotations__"))
+    if plain and kind.encode is ResourceMeta.encode:
+        raise AgentDefinitionError(
+            f"the metadata_type of the agent {cls}, {kind.__name__}, is no dataclass: get would not have what create put into it",
+            hint=f"write @dataclass above the class {kind.__name__}",
+        )
 
 
 def _describe(entries: Iterable[AgentEntry]) -> list[Agent]:
