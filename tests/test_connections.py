@@ -34,6 +34,7 @@ from flyteagent_nb.errors import (
 from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.notebook.arguments import parse_agent
 from flyteagent_nb.notebook.doctor import service_findings
+from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.notebook.service_verbs import RouteList, ServiceList, ServiceVerbs
 from flyteagent_nb.running.channels import TLS
 from flyteagent_nb.running.connections import prefix_of, target_of, trouble_of
@@ -546,6 +547,20 @@ def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> N
         run = workspace.submit(scripted_task("answered"), {})
         run.result(PATIENCE)
         assert run.logs() == ["one", "two"]
+
+
+def test_where_a_service_has_no_log_it_is_not_said_that_nothing_was_printed(workspace: Workspace) -> None:
+    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+    verbs = RecordVerbs(workspace, None)
+    with answering(CreateTask=created, GetTask=done, GetTaskLogs=None) as there:
+        workspace.connections.connect("dev", there)
+        workspace.submit(scripted_task("answered"), {}).result(PATIENCE)
+        told = "the agent service 'dev' hands out no log of this job; what its agent prints stays there"
+        assert str(verbs.logs(parse_agent("logs last"))) == told
+    workspace.catalog.register(NoopAgent())
+    workspace.submit(scripted_task("noop"), {}).result(PATIENCE)
+    assert str(verbs.logs(parse_agent("logs last"))) == "nothing was printed or logged"
 
 
 def test_a_certificate_that_does_not_fit(workspace: Workspace, tmp_path: Path) -> None:

@@ -57,7 +57,12 @@ class RecordVerbs:
             self._follow(run)
             return None
         lines = run.logs()
-        return Lines(lines if arguments.lines is None else lines[-arguments.lines :])
+        shown = Lines(lines if arguments.lines is None else lines[-arguments.lines :])
+        if run.service not in ("", wire.KERNEL_SERVICE):
+            shown.empty = (
+                f"the agent service '{run.service}' hands out no log of this job; what its agent prints stays there"
+            )
+        return shown
 
     def cancel(self, arguments: AgentArguments) -> View:
         """Stop runs; one that no kernel follows is attached first."""

@@ -145,11 +145,17 @@ class AgentList(list["AgentEntry"], View):
 
 
 class Lines(list[str], View):
-    """Lines of output."""
+    """Lines of output.
+
+    Attributes:
+        empty: what to say where there are none.
+    """
+
+    empty = "nothing was printed or logged"
 
     def text(self) -> str:
         """The lines."""
-        return "\n".join(self) if self else "nothing was printed or logged"
+        return "\n".join(self) if self else self.empty
 
     def html(self) -> str:
         """The lines, in a fixed font."""
