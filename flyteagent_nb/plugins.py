@@ -142,6 +142,10 @@ def install_command(plugin: Plugin) -> str:
     return f"pip install 'flyteagent_nb[{plugin.extra}]'" if plugin.extra else f"pip install {plugin.distribution}"
 
 
+UNSERVED = "%agent types lists what there is; install the plug-in that has the agent, or register one in a cell"
+"""The way out where nothing is known of a task type."""
+
+
 def hint_of_type(task_type: str) -> str:
     """How a task type comes to be served: a command or an import; empty where no connector of it is known."""
     if task_type in WITH_FLYTEKIT:

@@ -273,13 +273,9 @@ class _Cell:
             return CellTask(self._without_code(given), self.inputs)
         if not self.classes and keys and isinstance(given, list):
             return CellTask(self._bare(dict(given)), self.inputs)
-        needs = next((f"the {kind.body} of the task" for kind in self.classes if kind.body), "")
-        raise CellError(
-            "the cell is empty",
-            hint=f"write {needs} into it"
-            if needs
-            else "%%agent_task --help shows what to write in it; {} is no setting",
-        )
+        needs = next((f"write the {kind.body} of the task into it" for kind in self.classes if kind.body), "")
+        bare = "" if self.classes else "write the settings of the task into it, or {} where it has none"
+        raise CellError("the cell is empty", hint=needs or bare or "%%agent_task --help shows what to write in it")
 
     def _alone(self, classes: list[TaskClass], given: Any) -> PythonTask[Any]:
         """A task of the classes that need no body; where they need more settings, a body may be the better way."""

@@ -88,6 +88,7 @@ def run_check(
         CheckError: something is wrong, and the line says ``--strict``.
         TaskStopped: the stop button.
     """
+    _refuse_a_task(arguments, workspace, namespace)
     task = named_task(arguments.task, namespace) if arguments.task else None
     failing = named_task(arguments.failing, namespace) if arguments.failing else None
     inputs = input_values(arguments.inputs, "", namespace)
@@ -106,6 +107,18 @@ def run_check(
     if arguments.strict:
         report.raise_for_findings()
     return report
+
+
+def _refuse_a_task(arguments: AgentArguments, workspace: Workspace, namespace: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where the variable of a task stands in the place of a task type, as it does for ``%agent run``."""
+    from flytekit.core.base_task import PythonTask
+
+    name = arguments.task_type
+    task = namespace.get(name)
+    served = any(entry.task_type == name for entry in workspace.catalog.entries())
+    if isinstance(task, PythonTask) and not served and not workspace.runner.router.versions(name):
+        hint = f"write %agent check {task.task_type} --task {name}"
+        raise ArgumentError(f"{name} is a task, and %agent check takes a task type", hint=hint)
 
 
 def check_type(

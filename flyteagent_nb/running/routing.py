@@ -16,7 +16,7 @@ import grpc
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import ServiceError, ServiceNotFoundError, TaskTypeNotFoundError, closest
-from flyteagent_nb.plugins import hint_of_type, is_known
+from flyteagent_nb.plugins import UNSERVED, hint_of_type, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -413,8 +413,7 @@ class Router:
             version=version,
             suggestion=near,
             hint=(not near and not service and hint_of_type(task_type))
-            or (f"did you mean {near}? " if near else "")
-            + "%agent types lists what there is; install the plug-in that has the agent, or register one in a cell",
+            or (f"did you mean {near}? " if near else "") + UNSERVED,
         )
 
 

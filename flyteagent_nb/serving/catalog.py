@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb.errors import AgentDefinitionError, AgentNotFoundError, TaskTypeNotFoundError, closest
-from flyteagent_nb.plugins import hint_of_type, is_known
+from flyteagent_nb.plugins import UNSERVED, hint_of_type, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -368,7 +368,7 @@ def _not_found(task_type: str, version: int, known: Iterable[tuple[str, int]]) -
         task_type=task_type,
         version=version,
         suggestion=near,
-        hint="" if near else hint_of_type(task_type),
+        hint="" if near else hint_of_type(task_type) or UNSERVED,
     )
 
 

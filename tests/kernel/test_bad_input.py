@@ -145,7 +145,11 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
     [
         # the line
         ("%%agent_task scriptd\n{}", "did you mean scripted?"),
-        ("%%agent_task zzz\n{}", "no agent here serves the task type 'zzz'"),
+        ("%%agent_task zzz\n{}", "no agent here serves the task type 'zzz'\nhint: %agent types lists what there is; "),
+        (
+            "job = scripted_task()\n%agent check job",
+            "job is a task, and %agent check takes a task type\nhint: write %agent check scripted --task job",
+        ),
         ("%%agent_task scripted --retrie 3\n{}", "did you mean --retries?"),
         ("%%agent_task scripted --retries many\n{}", "--retries: many is not a whole number"),
         ("%%agent_task scripted n=3\n{}", "an input is written -i n=3"),
@@ -176,7 +180,10 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ("%agent_task scripted", "write two percent signs"),
         # the body
         ("%%agent_task", "the cell is empty"),
-        ("%%agent_task scripted", "the cell is empty"),
+        (
+            "%%agent_task scripted",
+            "the cell is empty\nhint: write the settings of the task into it, or {} where it has none",
+        ),
         ("%%agent_task scripted\n\n   \n", "the cell is empty"),
         ('%%agent_task scripted\n{"a": 1,\n "b": }', "the cell is not JSON: line 3, column 7"),
         ("%%agent_task scripted\na: 1\nb: [1,", "the cell is not YAML: line "),
