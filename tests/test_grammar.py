@@ -9,6 +9,7 @@ from flyteagent_nb.notebook.arguments import AgentArguments, AgentTaskArguments,
 from flyteagent_nb.notebook.commands import Kind
 from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, VERB_COMMANDS, VERBS
 from flyteagent_nb.notebook.manual import help_text
+from flyteagent_nb.running.run import Run
 
 COMMANDS = [AGENT_TASK, OVERVIEW, *VERB_COMMANDS.values()]
 PAGES = [("%%agent_task", None), ("agent", None), *(("%agent", verb) for verb in VERBS)]
@@ -123,3 +124,9 @@ def test_help_of_what_is_not_there(magic: str, verb: str | None, told: str) -> N
     with pytest.raises(ArgumentError) as caught:
         help_text(magic, verb)
     assert told in str(caught.value)
+
+
+def test_what_the_help_says_that_a_run_has_is_there() -> None:
+    told = AGENT_TASK.options["--run"].help.partition("it has the ")[2]
+    names = told.replace(" and the ", ", the ").split(", the ")
+    assert names == ["phase", "logs", "result"] and all(hasattr(Run, name) for name in names)

@@ -19,7 +19,7 @@ SANDBOX_ACTIONS = ("start", "stop", "status")
 _OUTPUTS = Argument("outputs", Kind.NEW_NAMES, ("-o", "--output"), "NAMES",
     "put the result into a variable; a,b unpacks it into two")
 _RUN_NAME = Argument("run_name", Kind.NEW_NAME, ("-r", "--run"), "NAME",
-    "put the run into a variable, also when it fails: it has the state, the logs and the result")
+    "put the run into a variable, also when it fails: it has the phase, the logs and the result")
 _BACKGROUND = Argument("background", Kind.FLAG, ("-b", "--background"),
     help="do not wait: the result is the run, which goes on in the background")
 _SERVICE = Argument("service", Kind.SERVICE, ("--service",), "NAME",
@@ -105,7 +105,7 @@ _VERBS = (
         _RETRIES, _TIMEOUT, _DRY_RUN, _QUIET, _HELP,
     ), (
         ("%agent run my_task year=2024 -o df", "wait for the task; its result is in df"),
-        ("run = %agent run my_task year=2024 -b", "do not wait; run has the state and the result"),
+        ("run = %agent run my_task year=2024 -b", "do not wait; run has the phase and the result"),
         ("%agent run my_task year=2024 --dry-run", "only show what would be sent"),
         ("%agent run my_task year=2024 --on ~/.flyte/config.yaml", "the same task on a Flyte cluster"),
         ("%agent run my_task year=2024 --compare prod kernel", "on both services: what differs?"),
