@@ -99,6 +99,8 @@ def test_the_line_of_agent_task(line: str, given: dict[str, Any]) -> None:
         ("sandbox status", {"verb": "sandbox", "action": "status"}),
         ("sandbox OpenAI", {"verb": "sandbox", "sandbox": "openai", "action": "start"}),
         ("sandbox openai stop", {"verb": "sandbox", "sandbox": "openai", "action": "stop"}),
+        ("sandbox stop openai", {"verb": "sandbox", "sandbox": "openai", "action": "stop"}),
+        ("sandbox start OpenAI", {"verb": "sandbox", "sandbox": "openai", "action": "start"}),
         (
             "sandbox bigquery --table shop.orders=df --table='shop.more'='a b.csv' start",
             {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb.errors import ArgumentError, closest
 from flyteagent_nb.notebook.commands import Argument, Command, Kind
-from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, SANDBOX_ACTIONS, VERB_COMMANDS, command_of
+from flyteagent_nb.notebook.grammar import AGENT_TASK, OVERVIEW, SANDBOX_ACTIONS, SANDBOXES, VERB_COMMANDS, command_of
 from flyteagent_nb.notebook.scanning import scan, unquoted
 from flyteagent_nb.notebook.values import read
 
@@ -203,6 +203,8 @@ def parse_words(words: list[str]) -> AgentArguments:
     command = command_of("agent", verb)
     if _asks_help(words):
         return AgentArguments(verb=verb, help=True)
+    if verb == "sandbox" and len(words) > 1 and words[0] in SANDBOX_ACTIONS and words[1].lower() in SANDBOXES:
+        words[:2] = words[1], words[0]  # stop openai: as people say it
     values = _values(command, words)
     if "help" in values:  # within -fh
         return AgentArguments(verb=verb, help=True)
