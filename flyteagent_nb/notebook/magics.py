@@ -49,13 +49,16 @@ class AgentMagics(Magics):
     def agent_task(self, line: str, cell: str | None = None) -> Any:
         """Run the cell as a task of a Flyte agent."""
         __tracebackhide__ = _rich_traceback_omit = True  # an error in the user's own Python is not ours to explain
-        arguments = parse_agent_task(_without_question(line))
+        try:
+            arguments = parse_agent_task(_without_question(line))
+        except ArgumentError:
+            if cell is None:  # with the task on it the line reads as anything
+                raise _no_cell() from None
+            raise
         if arguments.help or line.rstrip().endswith("?"):
             return Lines(help_text("agent_task").splitlines())
         if cell is None:
-            raise CellError(
-                "%%agent_task is a cell magic: the task stands below its line", hint="write two percent signs"
-            )
+            raise _no_cell()
         workspace = self._workspace
         workspace.wait()
         self._known_type(arguments)
@@ -355,6 +358,11 @@ def _is_statement(shell: Any) -> bool:
         frame = frame.f_back
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     return line.lstrip().startswith("get_ipython().run_line_magic(")
+
+
+def _no_cell() -> CellError:
+    told = "%%agent_task is a cell magic: the task stands below its line"
+    return CellError(told, hint="write two percent signs, and the task on the next line")
 
 
 def _without_question(line: str) -> str:

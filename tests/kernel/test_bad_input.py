@@ -178,6 +178,7 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
         ("%%agent_task scripted --config job\n{}", "--config goes with SQL"),
         ("%%agent_task --lang yaml\na: 1", "needs its task type"),
         ("%agent_task scripted", "write two percent signs"),
+        ("%agent_task scripted SELECT 1", "write two percent signs, and the task on the next line"),
         # the body
         ("%%agent_task", "the cell is empty"),
         (
