@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import __version__
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from flyteagent_nb.workspace import Workspace
 
+
+_DEFINITIONS = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 
 KEPT_OFFERED = 100
 """Runs on record that the Tab key offers: it shall answer at once, and nobody reads more."""
@@ -286,9 +289,13 @@ class Session:
         return [*here, *self._workspace.kept.ids(KEPT_OFFERED)]
 
     def variables(self) -> list[str]:
-        """The user's variables."""
+        """The user's variables, but for modules, classes and functions, which are no values of a task."""
         hidden = self._shell.user_ns_hidden
-        return [name for name in self._shell.user_ns if not name.startswith("_") and name not in hidden]
+        return [
+            name
+            for name, value in self._shell.user_ns.items()
+            if not name.startswith("_") and name not in hidden and not isinstance(value, _DEFINITIONS)
+        ]
 
     def tasks(self) -> list[str]:
         """The user's variables that hold tasks."""

@@ -255,6 +255,10 @@ def test_the_settings_explain_themselves(kernel: Kernel) -> None:
         ("%%agent_task scri", {"%%agent_task scripted"}, set()),
         ("%%agent_task scripted --ret", {"%%agent_task scripted --returns", "%%agent_task scripted --retries"}, set()),
         ("%%agent_task scripted -i ye", {"%%agent_task scripted -i year"}, set()),
+        *(
+            (typed, {f"{typed}year"}, {f"{typed}{name}" for name in ("sys", "until", "ConnectorRegistry")})
+            for typed in ("%%agent_task scripted -i ", "%agent run echo year=")
+        ),
         ("%%agent_task scripted -i a=reg", {"%%agent_task scripted -i a=region"}, set()),
         ("%%agent_task --lang p", {"%%agent_task --lang python"}, set()),
         ("%%agent_t", {"%%agent_task"}, set()),
