@@ -22,7 +22,7 @@ from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase
 from scripted_tasks import PATIENCE
 
 from flyteagent_nb.errors import OutputError
-from flyteagent_nb.running.wording import output_hint, said_and_notes, secret_hint
+from flyteagent_nb.running.wording import output_hint, said_and_notes, secret_hint, sign_in_hint
 
 if TYPE_CHECKING:
     from flytekit.models.literals import Literal
@@ -246,4 +246,14 @@ def test_what_this_machine_lacks_is_no_fault_of_a_type(cause: Exception, told: s
 
 
 def test_other_words_are_no_missing_secret() -> None:
-    assert secret_hint("no such file") == ""
+    assert secret_hint("no such file") == "" and sign_in_hint("no such file", "bigquery_query_job_task") == ""
+
+
+def test_missing_credentials_of_google_have_a_way_out() -> None:
+    words = "google.auth.exceptions.DefaultCredentialsError: Your default credentials were not found."
+    doctor, sandbox = (
+        "%agent doctor bigquery_query_job_task tells what it signs in with",
+        "%agent sandbox bigquery does",
+    )
+    assert sign_in_hint(words, "bigquery_query_job_task").startswith(f"{doctor}, {sandbox}")
+    assert sign_in_hint(words, "mine") == "%agent doctor mine tells what it signs in with"

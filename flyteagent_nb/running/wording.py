@@ -113,8 +113,10 @@ def secret_hint(words: str) -> str:
 
 def sign_in_hint(words: str, task_type: str) -> str:
     """The way out where a cloud's client finds no credentials; empty where ``words`` do not say so."""
-    missing = _SIGN_IN.search(words)
-    return f"%agent doctor {task_type} tells what it signs in with" if missing else ""
+    if not _SIGN_IN.search(words):
+        return ""
+    without = ", %agent sandbox bigquery does without an account" if task_type == "bigquery_query_job_task" else ""
+    return f"%agent doctor {task_type} tells what it signs in with{without}"
 
 
 def output_hint(error: BaseException, whose: str) -> str:
