@@ -101,6 +101,7 @@ def test_a_type_is_what_its_name_says(text: str, expected: Any) -> None:
         ("int | word", "'word' is not a type but a str"),
         ("list[np]", "'np' is not a type but a module"),
         ("Foo", "no type is called 'Foo'\nhint: write NAME:TYPE, "),
+        ("df", "or a class of yours; of SQL pandas, arrow or polars"),
         ("string", "no type is called 'string'\nhint: did you mean str?"),
         ("list[INTEGER]", "no type is called 'INTEGER' (in list[INTEGER])\nhint: did you mean int?"),
         ("f()", "is not a type"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_WRITE = "write NAME:TYPE, and for TYPE int, str, list[float], DataFrame, FlyteFile, or a class of yours"
+_WRITE = "write NAME:TYPE, and for TYPE int, str, list[float], DataFrame, FlyteFile, or a class of yours; of SQL pandas, arrow or polars"
 _ELSEWHERE = {"string": "str", "text": "str", "integer": "int", "boolean": "bool", "double": "float", "number": "float"}
 """What types are called in SQL, JSON and other languages."""
 

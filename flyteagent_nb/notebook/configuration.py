@@ -239,7 +239,8 @@ def fit(value: Any, annotation: Any, key: str) -> Any:
         return value  # a type of the plug-in's own: what becomes of it is its business
     names = " or ".join(_shown(one) for one in strict)
     raise ArgumentError(
-        f"-c {key} takes a {names}, not {type(value).__name__} {value!r}", hint=_hint(value, strict, key)
+        f"-c {key} takes {'an' if names[:1] in 'aeio' else 'a'} {names}, not {type(value).__name__} {value!r}",
+        hint=_hint(value, strict, key),
     )
 
 

@@ -283,7 +283,7 @@ def test_the_tab_key_offers_the_configurations_fields(kernel: Kernel) -> None:
     [
         ("", "StoreConfig needs database"),
         ("-c databse=x", "did you mean database?"),
-        ("-c database=x -c slots=many", "takes a int, not str 'many'"),
+        ("-c database=x -c slots=many", "takes an int, not str 'many'"),
         ("--config nothing", "there is no variable nothing"),
         ("--config conf -c slots=2", "-c does not go with a finished --config"),
         ("-c database=x --returns a:int,b:int", "an SQL task has one output"),

@@ -137,7 +137,7 @@ def test_a_script_is_the_cell_as_it_stands(kernel: Kernel) -> None:
         ("language_model -c model=m", "write the message into the cell"),
         ("language_model -c organisation=x\nWhy?", "did you mean organization?"),
         ("remote_script -c limits.cpus=4 -c host=h\necho", "Limits has no field 'cpus'\nhint: did you mean cpu?"),
-        ("remote_script -c limits.cpu=many -c host=h\necho", "-c limits.cpu takes a int, not str 'many'"),
+        ("remote_script -c limits.cpu=many -c host=h\necho", "-c limits.cpu takes an int, not str 'many'"),
         ("remote_script\necho", "RemoteConfig needs host\nhint: write -c host=..."),
         ("remote_script -c host=h", "the cell is empty\nhint: write the script of the task into it"),
         ("duckdb_query --returns pl.DataFram\nSELECT 1", "pl has no DataFram"),
