@@ -63,11 +63,12 @@ FAULTS = (
         task_type="bigquery_query_job_task",
         distribution="flytekitplugins-bigquery",
         versions=_SEEN,
-        what="create knows no type for an input that is a list, Optional, timedelta or bytes.",
+        what="create knows no type for an input that is a list, Optional, timedelta, bytes, a table or a file.",
         here="a KeyError of create.",
         production="the same.",
-        remedy="Pass texts, numbers, booleans or datetimes, and convert them in the query.",
-        sign=r"^KeyError: (typing\.|<class '(list|datetime\.timedelta|bytes)'>|list\[)",
+        remedy="Pass texts, numbers, booleans or datetimes, and convert them in the query; load a table into BigQuery before "
+        "(in the sandbox: %agent sandbox bigquery --table shop.orders=df).",
+        sign=r"^KeyError: (typing\.|<class '(list|datetime\.timedelta|bytes|flytekit\.types\.[\w.]+)'>|list\[)",
     ),
     KnownFault(
         name="snowflake-lost-error",
