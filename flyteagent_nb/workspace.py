@@ -78,6 +78,9 @@ class Workspace:
         self.doing = ""
         self.on_wait: Callable[[concurrent.futures.Future[None]], object] | None = None
         self._lock = threading.Lock()
+        self._changing = (
+            threading.Lock()
+        )  # held while it is opened or closed: what one puts in place, the other must not take away
         self._opened: concurrent.futures.Future[None] | None = None
         self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
@@ -117,39 +120,46 @@ class Workspace:
                 that is over, as a ``submit`` may have opened it long ago.
         """
         opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-        with self._lock:
-            if on_flytekit is not None:
-                self._on_flytekit.append(on_flytekit)
-            is_open, has_flytekit = self._opened is not None, self._has_flytekit
+        with self._changing:
+            with self._lock:
+                if on_flytekit is not None:
+                    self._on_flytekit.append(on_flytekit)
+                is_open, has_flytekit = self._opened is not None, self._has_flytekit
+                if not is_open:
+                    self._opened = opened
             if not is_open:
-                self._opened = opened
-        if is_open:
-            if on_flytekit is not None and has_flytekit:
-                on_flytekit()
-            return
-        self.masking.learn()
-        fork_safe = prepare_fork()
-        thread = self._thread = get_loop_thread()
-        if not fork_safe:
-            guard_forks(thread)
-        self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
-        self._loading.install()
-        atexit.register(self.close)
-        threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
+                self.masking.learn()
+                fork_safe = prepare_fork()
+                thread = self._thread = get_loop_thread()
+                if not fork_safe:
+                    guard_forks(thread)
+                self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
+                self._loading.install()
+                atexit.register(self.close)
+                threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
+        if is_open and on_flytekit is not None and has_flytekit:
+            on_flytekit()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the agent service serves; opens it where nobody did.
 
         Raises:
-            ServiceError: it does not start.
+            ServiceError: it does not start, or was closed meanwhile; it is not opened from inside an agent.
             TimeoutError: it takes longer than ``timeout`` seconds.
             WrongThreadError: on the loop's thread, before it serves.
         """
+        from flyteagent_nb.serving.capture import in_agent_code
+
         opened = self._opened
         if opened is None:
+            if in_agent_code():  # of a service that was closed under it: to open another one is not an agent's business
+                raise _closed()
+            if self._thread is not None and self._thread.is_current:
+                self._thread.check_may_block()
             self.open()
             opened = self._opened
-            assert opened is not None
+            if opened is None:
+                raise _closed()
         if not opened.done() and self._thread is not None:
             self._thread.check_may_block()
             on_main = threading.current_thread() is threading.main_thread()
@@ -162,7 +172,20 @@ class Workspace:
 
         Returns:
             How many runs were still under way.
+
+        Raises:
+            WrongThreadError: on the loop's thread, which it would have to wait for.
         """
+        thread = self._thread
+        is_ours = thread is not None and not thread.forked
+        if thread is not None and is_ours:
+            thread.check_may_block()
+        with (
+            self._changing if is_ours else contextlib.nullcontext()
+        ):  # a forked child's may be held by nobody that there is
+            return self._close_all()
+
+    def _close_all(self) -> int:
         with self._lock:
             opened, self._opened = self._opened, None
         if opened is None:
@@ -174,7 +197,6 @@ class Workspace:
         try:
             if thread is not None and not thread.forked:  # all of it is the parent's, its files too
                 concurrent.futures.wait([opened], timeout=None)  # a half-open service cannot be closed
-                thread.check_may_block()
                 closing = thread.submit(self._close(self._runner, self._host))
                 try:
                     left = closing.result(2 * CLOSE_WAIT)
@@ -375,15 +397,13 @@ class Workspace:
     def runner(self) -> Runner:
         """The local propeller; waits until it is there."""
         self.wait()
-        assert self._runner is not None
-        return self._runner
+        return _still_there(self._runner)
 
     @property
     def kept(self) -> KeptRuns:
         """The runs on record, of other kernels too; waits until the service is there."""
         self.wait()
-        assert self._kept is not None
-        return self._kept
+        return _still_there(self._kept)
 
     def attach(self, run_id: str, task: PythonTask[Any] | None = None) -> Run:
         """Follow a run that another kernel began. The arguments and errors are those of :meth:`KeptRuns.attach`."""
@@ -397,8 +417,7 @@ class Workspace:
     def connections(self) -> Connections:
         """The agent services that are connected beside this kernel's own; waits until that is there."""
         self.wait()
-        assert self._connections is not None
-        return self._connections
+        return _still_there(self._connections)
 
     def left_open(self, limit: int = 3) -> tuple[list[RunRecord], int]:
         """The newest of the runs that kernels which are gone have left open, and how many there are. Quick, before anything is loaded."""
@@ -515,8 +534,7 @@ class Workspace:
     def host(self) -> AgentHost:
         """The agent service; waits until it is there."""
         self.wait()
-        assert self._host is not None
-        return self._host
+        return _still_there(self._host)
 
     def addresses(self) -> tuple[Address, ...]:
         """Where the agent service listens; empty while it does not."""
@@ -605,6 +623,21 @@ class Workspace:
             f"warning: agent '{entry.name}' ({entry.source}) blocked the event loop for {seconds:.1f} s in its `async def "
             f"{operation}`, and every other call with it; await instead, or make it a plain `def`, which runs in a thread"
         )
+
+
+def _still_there(part: T | None) -> T:
+    """What is there while the service serves; another thread may have closed it since somebody waited for it."""
+    if part is None:
+        raise _closed()
+    return part
+
+
+def _closed() -> ServiceError:
+    return ServiceError(
+        "the agent service of this kernel was closed meanwhile",
+        service=wire.KERNEL_SERVICE,
+        hint="%load_ext flyteagent_nb opens it again",
+    )
 
 
 _workspace: Workspace | None = None

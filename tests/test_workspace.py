@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from flytekit.extend.backend.base_connector import ConnectorRegistry, Resource
 from python_path import ROOT, TESTS, python_path
-from scripted import DoAgent, NoopAgent
+from scripted import DoAgent, NoopAgent, PlainDoAgent
 from scripted_tasks import PATIENCE, Agents, scripted_task, until
 
 import flyteagent_nb
@@ -112,6 +113,48 @@ def test_closing_while_an_agent_holds_the_loop_goes_on_behind_it(
         held.set()
     until(lambda: not host.addresses)
     workspace.wait(PATIENCE)
+
+
+def test_who_opens_it_while_it_closes_waits_for_the_end(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the one that closes takes away what the other has put in place."""
+    opener = threading.Thread(target=workspace.open)
+    end = workspace._close
+
+    async def close(*parts: Any) -> int:
+        opener.start()
+        await asyncio.to_thread(opener.join, 0.2)  # it has to wait; only one that does not is done by then
+        return await end(*parts)
+
+    monkeypatch.setattr(workspace, "_close", close)
+    workspace.close()
+    opener.join(PATIENCE)
+    monkeypatch.undo()
+    assert run_noop(workspace) is None
+
+
+def test_an_agent_does_not_open_the_service_that_was_closed_under_it(workspace: Workspace) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    raised: list[Exception] = []
+
+    class Submits(PlainDoAgent):
+        def do(self, *args: Any, **kwargs: Any) -> Any:
+            inside.set()
+            go_on.wait(PATIENCE)
+            try:
+                flyteagent_nb.submit(scripted_task("noop"))
+            except Exception as error:
+                raised.append(error)
+            return super().do(*args, **kwargs)
+
+    workspace.catalog.register(Submits("submits"))
+    run = workspace.submit(scripted_task("submits"), {})
+    assert inside.wait(PATIENCE)
+    workspace.close()
+    go_on.set()
+    until(lambda: raised)
+    assert isinstance(raised[0], ServiceError) and "was closed meanwhile" in str(raised[0])
+    assert workspace.state == "closed" and run.cancelled
+    workspace.remove("submits")
 
 
 def test_waiting_on_the_loops_own_thread_before_it_serves(workspace: Workspace) -> None:
