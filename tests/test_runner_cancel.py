@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 import time
@@ -410,3 +411,18 @@ def test_closing_the_workspace_ends_the_waits_and_leaves_the_jobs(workspace: Wor
     workspace.wait(PATIENCE)
     workspace.catalog.register(agents.noop)
     assert workspace.submit(scripted_task("noop"), {}).result(PATIENCE) is None
+
+
+def test_runs_that_were_about_to_start_when_the_workspace_closed_end_too(workspace: Workspace, agents: Agents) -> None:
+    async def close() -> list[Run]:
+        runner, task = workspace.runner, scripted_task()
+        first = workspace.submit(task, {})
+        await asyncio.sleep(0)  # its task is there, and has not had its first step
+        await runner.close(0.1)
+        return [first, workspace.submit(task, {})]
+
+    for run in workspace.runner.thread.run(close(), PATIENCE):
+        assert "left running" in aborted(run).message
+    workspace.close()
+    assert agents.scripted.calls == []
+    workspace.wait(PATIENCE)

@@ -122,6 +122,7 @@ class Runner:
         self._driven: dict[str, Driven] = {}
         self._finished: collections.deque[Run] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._pool = ContextExecutor(CONVERTERS, "flyteagent_nb-types")
         journal.on_lost(lambda run_id: thread.call_soon(self._lose, run_id))
 
@@ -278,6 +279,7 @@ class Runner:
         Returns:
             How many runs were still under way.
         """
+        self._closed = True
         open_runs = len(self._driven)
         until = time.monotonic() + grace
         if delete and self._tasks:
@@ -303,7 +305,16 @@ class Runner:
             self.budget = CallBudget(driven.settings.calls_in_flight)
         driven.task = task = asyncio.get_running_loop().create_task(self._drive(driven))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(functools.partial(self._over, driven))
+        if self._closed:  # it was submitted just before
+            task.cancel()
+
+    def _over(self, driven: Driven, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and not driven.run.done:  # before its first step, so nothing of it has run
+            phase, error = self._left_alone(driven)
+            self.journal.released(driven.run.id)
+            self._finish(driven, phase, None, error, "")
 
     def _cancel(self, run_id: str) -> None:
         driven = self._driven.get(run_id)
@@ -342,11 +353,7 @@ class Runner:
             error = ours
         except asyncio.CancelledError:  # the job is left as it is
             left_alone = True
-            if driven.lost:
-                phase, error = "UNKNOWN", _lost(driven.run.snapshot)
-            else:  # the runner closes
-                phase = "ABORTED"
-                error = self._aborted(driven, _left(driven.run.snapshot))
+            phase, error = self._left_alone(driven)
         except GeneratorExit:  # nobody runs this loop any more
             raise
         except BaseException as bug:  # whatever it is, whoever waits must wake; the cause is kept
@@ -488,6 +495,12 @@ class Runner:
     def jitter(self) -> float:
         """A number in [0, 1), so that runs that began together do not poll together."""
         return random.random()
+
+    def _left_alone(self, driven: Driven) -> tuple[str, FlyteAgentNBError]:
+        """How a run ends whose task was cancelled: another kernel has it, or the runner closes."""
+        if driven.lost:
+            return "UNKNOWN", _lost(driven.run.snapshot)
+        return "ABORTED", self._aborted(driven, _left(driven.run.snapshot))
 
     def _aborted(self, driven: Driven, stop: Cancelled) -> RunAbortedError:
         s = driven.run.snapshot
