@@ -34,7 +34,7 @@ Names that look alike are suggested by :func:`closest`.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,6 +81,20 @@ class FlyteAgentNBError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: our frames tell a person nothing."""
         return f"{type(self).__name__}: {self}".splitlines()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: by itself Python would call the class with the message alone, which most here do not take."""
+        return _made, (type(self), self.args, self.__dict__)
+
+
+def _made(kind: type[FlyteAgentNBError], args: tuple[Any, ...], facts: dict[str, Any]) -> FlyteAgentNBError:
+    base = (
+        OSError if issubclass(kind, OSError) else kind
+    )  # whose memory it has; Python looks no further than the first base
+    error = base.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class ArgumentError(FlyteAgentNBError, ValueError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
+import pickle
 import threading
 import time
 import weakref
@@ -17,10 +19,20 @@ from scripted import DoAgent
 from scripted_tasks import PATIENCE, scripted_task, until
 
 import flyteagent_nb
-from flyteagent_nb.errors import RunFailedError, RunNotFoundError, WaitTimeoutError
+from flyteagent_nb.errors import (
+    AddressInUseError,
+    FlyteAgentNBError,
+    InputError,
+    RunFailedError,
+    RunNotFoundError,
+    RunTimedOutError,
+    WaitTimeoutError,
+)
 from flyteagent_nb.running.run import Run, RunSnapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scripted_tasks import Agents
 
     from flyteagent_nb.workspace import Workspace
@@ -280,6 +292,23 @@ def test_the_traceback_does_not_grow(workspace: Workspace, agents: Agents) -> No
             assert depth(raised.value) < 12
 
     asyncio.run(waits())
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunTimedOutError("late", run_id="1", task="t", task_type="x", phase="FAILED", frames=["f:1 in g"], hint="wait"),
+        AddressInUseError("taken", service="s", address="a:1"),
+        InputError("no", task="t", name="x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_reach_another_process(error: FlyteAgentNBError, again: Callable[[Any], Any]) -> None:
+    """One that cannot be unpickled breaks the pool of processes whose work raised it."""
+    there = again(error)
+    assert type(there) is type(error) and vars(there) == vars(error)
+    assert (str(there), there.args) == (str(error), error.args)
 
 
 def test_a_failure_shows_few_lines(workspace: Workspace, agents: Agents) -> None:
