@@ -33,6 +33,7 @@ Names that look alike are suggested by :func:`closest`.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,10 @@ class FlyteAgentNBError(Exception):
     Attributes:
         message: what failed, in one sentence or a few lines.
         hint: the way out, or an empty string.
+        original: the error that this one is, raised :meth:`again`, or None.
     """
+
+    original: FlyteAgentNBError | None = None
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -82,9 +86,15 @@ class FlyteAgentNBError(Exception):
         """What IPython shows instead of a traceback: our frames tell a person nothing."""
         return f"{type(self).__name__}: {self}".splitlines()
 
+    def again(self) -> FlyteAgentNBError:
+        """The same error, to be raised: one that is raised keeps the frames on its way, and what is in them, while it lives."""
+        error = copy.copy(self)
+        error.original, error.__cause__ = self, self.__cause__
+        return error
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy: by itself Python would call the class with the message alone, which most here do not take."""
-        return _made, (type(self), self.args, self.__dict__)
+        return _made, (type(self), self.args, {name: fact for name, fact in vars(self).items() if name != "original"})
 
 
 def _made(kind: type[FlyteAgentNBError], args: tuple[Any, ...], facts: dict[str, Any]) -> FlyteAgentNBError:

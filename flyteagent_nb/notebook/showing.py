@@ -199,8 +199,9 @@ class Showing:
         if wait is None or not self.page.in_kernel:
             return
         ids = error.run_ids if isinstance(error, TaskStopped) else ()
+        errors = (error, getattr(error, "original", None) or error)
         # Where no service has it, it came to nothing before it was sent (wrong inputs): there is nothing to see of it.
-        if any(run.service and (run.error is error or run.id in ids) for run in wait.runs):
+        if any(run.service and (run.error in errors or run.id in ids) for run in wait.runs):
             try:
                 wait.show()
             except Exception:  # the error itself must be seen, whatever becomes of what stands above it

@@ -298,8 +298,7 @@ class Run:
         if error is None and self._snapshot.phase == "ABORTED":  # settled by hand
             error = JournalError(f"run {self.id} of {self.name} was settled: there is no job", hint="run it again")
         if error is not None:
-            # A copy of the traceback would grow with each wait on the same error object.
-            raise error.with_traceback(None)
+            raise error.again()  # the run keeps its error, and would keep the callers' frames with it
         self._convert()
         return self._returned
 
@@ -334,7 +333,7 @@ class Run:
         except WaitTimeoutError:
             raise
         except FlyteAgentNBError as error:
-            return error
+            return self._snapshot.error or error.with_traceback(None)
         return None
 
     @property

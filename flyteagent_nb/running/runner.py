@@ -350,7 +350,7 @@ class Runner:
         except LostError:  # one of the next kind
             left_alone, phase, error = True, "UNKNOWN", _lost(driven.run.snapshot)
         except FlyteAgentNBError as ours:
-            error = ours
+            error = ours.with_traceback(None)  # its frames have the inputs
         except asyncio.CancelledError:  # the job is left as it is
             left_alone = True
             phase, error = self._left_alone(driven)
