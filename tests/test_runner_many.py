@@ -54,6 +54,16 @@ class CreatesRun(ScriptedAgent):
         return await super().create(task_template, inputs, **kwargs)
 
 
+class GetsRun(ScriptedAgent):
+    """One whose ``get`` does."""
+
+    name = "Gets a Run"
+
+    async def get(self, resource_meta: JobMeta, **kwargs: Any) -> Any:
+        await submit(scripted_task())
+        return await super().get(resource_meta, **kwargs)
+
+
 class DoesRun(PlainDoAgent):
     """One whose ``do`` runs another task and waits for it, on a thread of the pool in which that one's ``do`` runs too."""
 
@@ -64,11 +74,11 @@ class DoesRun(PlainDoAgent):
         return super().do(task_template, output_prefix, inputs, **kwargs)
 
 
-@pytest.mark.parametrize(("agent", "runs"), [(CreatesRun("nests"), 60), (DoesRun("nests"), 60)])
+@pytest.mark.parametrize(("agent", "runs"), [(CreatesRun("nests"), 60), (GetsRun("nests"), 60), (DoesRun("nests"), 60)])
 def test_tasks_whose_agent_runs_tasks_do_not_wait_for_each_other(
     workspace: Workspace, agents: Agents, agent: Any, runs: int
 ) -> None:
-    """So many that all slots of creates, or all threads of sync calls, are those of the outer ones."""
+    """So many that all slots, or all threads of sync calls, are those of the outer ones."""
     assert runs > max(WORKERS, workspace.config.calls_in_flight)
     workspace.catalog.register(agent)
     for run in [workspace.submit(scripted_task("nests"), {}) for _ in range(runs)]:

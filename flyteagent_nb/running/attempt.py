@@ -370,7 +370,7 @@ class Attempt:
         return self._timed_out()
 
     async def _get(self, resolved: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
-        async with self._runner.budget.follow():
+        async with self._runner.budget.follow(self._driven.nested):
             return await self._service_now(resolved).get(request, self._driven.run.id, deadline)
 
     async def _abort(self, resolved: Resolved) -> NoReturn:
@@ -399,7 +399,7 @@ class Attempt:
             if failed:
                 await asyncio.sleep(failure_backoff(failed, self._runner.jitter()))
             try:
-                async with self._runner.budget.follow():
+                async with self._runner.budget.follow(self._driven.nested):
                     await self._service_now(resolved).delete(request, self._driven.run.id, deadline)
             except grpc.aio.AioRpcError as error:
                 problem = f"{error.code().name}: {(error.details() or '').splitlines()[0] if error.details() else ''}"

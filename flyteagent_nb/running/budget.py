@@ -34,8 +34,11 @@ class CallBudget:
         self._second: collections.deque[asyncio.Future[None]] = collections.deque()
 
     @contextlib.asynccontextmanager
-    async def follow(self) -> AsyncIterator[None]:
-        """A slot for a get or a delete: the next one that comes free."""
+    async def follow(self, nested: bool = False) -> AsyncIterator[None]:
+        """A slot for a get or a delete: the next one that comes free; ``nested`` as for a create."""
+        if nested:
+            yield
+            return
         if self._free:
             self._free -= 1
         else:
