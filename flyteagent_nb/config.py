@@ -105,7 +105,7 @@ class FlyteAgentNB(SingletonConfigurable):
     calls_in_flight = Int(
         Settings.calls_in_flight,
         min=1,
-        help="Calls of agent services under way at once, over all runs; polls go before creates.",
+        help="Calls of each agent service under way at once, over all runs; polls go before creates.",
     ).tag(config=True)
     poll_rate = Float(
         Settings.poll_rate,

@@ -259,7 +259,7 @@ class Workspace:
             self.catalog.register(DuckDBAgent())
 
     async def _start(self) -> None:
-        from flyteagent_nb.running.budget import CallBudget
+        from flyteagent_nb.running.budget import CallBudgets
         from flyteagent_nb.running.connections import Connections
         from flyteagent_nb.running.kept import KeptRuns
         from flyteagent_nb.running.routing import Router
@@ -292,7 +292,7 @@ class Workspace:
             captured=self.captured,
             forgotten=lambda run_id: self._forget(run_id, forget),
             retain=self._retain,
-            budget=CallBudget(settings.calls_in_flight),
+            budgets=CallBudgets(settings.calls_in_flight),
             masking=self.masking,
         )
         self._kept = KeptRuns(self._runner)

@@ -152,6 +152,23 @@ def test_a_service_that_stands_still(workspace: Workspace, service: Service) -> 
     assert [run.result(PATIENCE) for run in runs] == [2 * x for x in range(5)]
 
 
+@pytest.mark.usefixtures("agents")
+def test_polls_that_hang_at_one_service_take_no_slot_of_another(workspace: Workspace, service: Service) -> None:
+    workspace.config.calls_in_flight = 2
+    workspace.config.deadlines = {"GetTask": 0.0}
+    runs = submitted(workspace, job(), 4)
+    until(lambda: all(run.message == "it goes on" for run in runs))
+    service.send(signal.SIGSTOP)
+    try:
+        until(lambda: not workspace.runner.budgets.of("far")._free)
+        here = workspace.submit(scripted_task(phases=["RUNNING", "SUCCEEDED"]), {})
+        assert here.result(PATIENCE) is None
+    finally:
+        service.send(signal.SIGCONT)
+    service.go()
+    assert [run.result(PATIENCE) for run in runs] == [2 * x for x in range(4)]
+
+
 def test_a_cancel_while_the_service_is_away(
     workspace: Workspace, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

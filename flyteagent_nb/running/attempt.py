@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from flyteidl.admin.agent_pb2 import Resource
     from flyteidl.core.literals_pb2 import LiteralMap
 
+    from flyteagent_nb.running.budget import CallBudget
     from flyteagent_nb.running.driven import Driven
     from flyteagent_nb.running.routing import Resolved
     from flyteagent_nb.running.runner import Runner
@@ -211,7 +212,7 @@ class Attempt:
 
         async def call() -> Resource:
             nonlocal left
-            async with runner.budget.execute(driven.nested):
+            async with self._slots(resolved).execute(driven.nested):
                 self._begin()
                 left = self._time_left()
                 seconds = min((s for s in (left, deadline) if s is not None), default=None)
@@ -268,7 +269,9 @@ class Attempt:
         try:
             async with contextlib.AsyncExitStack() as slot:
                 # A cancel may end the wait for a slot. From here on it may not: a create that was left alone may make a job.
-                await runner.interruptible(driven, slot.enter_async_context(runner.budget.create(driven.nested)))
+                await runner.interruptible(
+                    driven, slot.enter_async_context(self._slots(resolved).create(driven.nested))
+                )
                 await runner.journal.intend(driven.run.id, record)
                 if driven.cancelled:
                     await runner.journal.ended(driven.run.id, "ABORTED")
@@ -370,7 +373,7 @@ class Attempt:
         return self._timed_out()
 
     async def _get(self, resolved: Resolved, request: GetTaskRequest, deadline: float | None) -> Resource:
-        async with self._runner.budget.follow(self._driven.nested):
+        async with self._slots(resolved).follow(self._driven.nested):
             return await self._service_now(resolved).get(request, self._driven.run.id, deadline)
 
     async def _abort(self, resolved: Resolved) -> NoReturn:
@@ -399,7 +402,7 @@ class Attempt:
             if failed:
                 await asyncio.sleep(failure_backoff(failed, self._runner.jitter()))
             try:
-                async with self._runner.budget.follow(self._driven.nested):
+                async with self._slots(resolved).follow(self._driven.nested):
                     await self._service_now(resolved).delete(request, self._driven.run.id, deadline)
             except grpc.aio.AioRpcError as error:
                 problem = f"{error.code().name}: {(error.details() or '').splitlines()[0] if error.details() else ''}"
@@ -502,6 +505,9 @@ class Attempt:
         and would know nothing of the job, or of another one by the same id.
         """
         return self._runner.router.connected(resolved.service.name) or resolved.service
+
+    def _slots(self, resolved: Resolved) -> CallBudget:
+        return self._runner.budgets.of(resolved.service.name)
 
     def _deadline(self, operation: str, resolved: Resolved) -> float | None:
         settings = self._driven.settings

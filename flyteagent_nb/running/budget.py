@@ -17,8 +17,27 @@ KEPT_FREE = 4
 """One slot in so many is never a create's: creates that hang hold up neither polls nor a cancel."""
 
 
+class CallBudgets:
+    """The slots of each agent service: one that hangs keeps its own, and holds up no other's runs. On the loop's thread only.
+
+    Attributes:
+        slots: how many each has.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._by_service: dict[str, CallBudget] = {}
+
+    def of(self, service: str) -> CallBudget:
+        """The slots of a service."""
+        budget = self._by_service.get(service)
+        if budget is None:
+            budget = self._by_service[service] = CallBudget(self.slots)
+        return budget
+
+
 class CallBudget:
-    """Slots for calls of agent services, over all runs. On the loop's thread only.
+    """Slots for calls of one agent service, over all runs. On the loop's thread only.
 
     Attributes:
         slots: how many there are.

@@ -21,7 +21,7 @@ from flyteagent_nb import wire
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, OutputError, RunAbortedError, RunNotFoundError
 from flyteagent_nb.loop import ContextExecutor
 from flyteagent_nb.running.attempt import Attempt, Cancelled, Ended
-from flyteagent_nb.running.budget import CallBudget
+from flyteagent_nb.running.budget import CallBudgets
 from flyteagent_nb.running.driven import Driven
 from flyteagent_nb.running.job_logs import job_log
 from flyteagent_nb.running.journal import KEPT_IN_JOURNAL, LostError, MemoryJournal, Sent
@@ -90,7 +90,7 @@ class Runner:
         *,
         captured: Callable[[str], list[str]],
         forgotten: Callable[[str], None],
-        budget: CallBudget,
+        budgets: CallBudgets,
         masking: Masking,
         retain: Callable[[Settings], object] = lambda settings: None,
     ) -> None:
@@ -103,7 +103,7 @@ class Runner:
             storage: has the runs' folders.
             captured: the lines that a run's agent printed.
             forgotten: told of each run that is dropped from memory.
-            budget: the calls under way at once.
+            budgets: the calls under way at once.
             masking: the values known as secret.
             retain: called on a worker now and then, to forget what is old or too much on record.
         """
@@ -111,7 +111,7 @@ class Runner:
         self.router = router
         self.journal = journal
         self.storage = storage
-        self.budget = budget
+        self.budgets = budgets
         self.masking = masking
         self._captured = captured
         self._forgotten = forgotten
@@ -301,8 +301,8 @@ class Runner:
         return open_runs
 
     def _start(self, driven: Driven) -> None:
-        if driven.settings.calls_in_flight != self.budget.slots:  # what is under way goes back to the old one
-            self.budget = CallBudget(driven.settings.calls_in_flight)
+        if driven.settings.calls_in_flight != self.budgets.slots:  # what is under way goes back to the old ones
+            self.budgets = CallBudgets(driven.settings.calls_in_flight)
         driven.task = task = asyncio.get_running_loop().create_task(self._drive(driven))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._over, driven))
