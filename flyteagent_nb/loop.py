@@ -66,7 +66,7 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
         """Schedule ``fn(*args, **kwargs)`` in a copy of the caller's context.
 
         Raises:
-            RuntimeError: the pool was shut down.
+            RuntimeError: the pool was shut down; or it has no thread, and the system none to give.
         """
         if self._is_shut:
             raise RuntimeError(f"the threads of {self._name} have been let go")
@@ -83,7 +83,11 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
 
         self._work.put((future, run))
         if not self._idle.acquire(blocking=False):
-            self._add()
+            try:
+                self._add()
+            except RuntimeError:
+                future.cancel()  # told as failed, it must not be done by a later thread
+                raise
         return future
 
     @staticmethod
@@ -125,8 +129,16 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
         with self._starting:
             if len(self._servants) < self._most:
                 name = f"{self._name}-{len(self._servants) + 1}"
-                self._servants.append(threading.Thread(target=self._serve, name=name, daemon=True))
-                self._servants[-1].start()
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                try:
+                    thread.start()
+                except (
+                    RuntimeError
+                ):  # a container's limit: those that there are do it, and a later one may be had again
+                    if not self._servants:
+                        raise
+                else:
+                    self._servants.append(thread)
 
     def _serve(self) -> None:
         _here.pool = self

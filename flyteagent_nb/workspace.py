@@ -128,17 +128,24 @@ class Workspace:
                 if not is_open:
                     self._opened = opened
             if not is_open:
-                self.masking.learn()
-                fork_safe = prepare_fork()
-                thread = self._thread = get_loop_thread()
-                if not fork_safe:
-                    guard_forks(thread)
-                self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
-                self._loading.install()
                 atexit.register(self.close)
-                threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
+                try:
+                    self._begin(opened)
+                except BaseException as error:  # who waits, and who closes it, must not wait for good
+                    opened.set_exception(_not_started(error))
+                    raise
         if is_open and on_flytekit is not None and has_flytekit:
             on_flytekit()
+
+    def _begin(self, opened: concurrent.futures.Future[None]) -> None:
+        self.masking.learn()
+        fork_safe = prepare_fork()
+        thread = self._thread = get_loop_thread()
+        if not fork_safe:
+            guard_forks(thread)
+        self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
+        self._loading.install()
+        threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the agent service serves; opens it where nobody did.
@@ -230,13 +237,7 @@ class Workspace:
             get_loop_thread().run(self._start())
             self._register_own()
         except Exception as error:  # whatever it is, whoever waits for the service must hear of it
-            failure = ServiceError(
-                f"the agent service of this kernel did not start: {type(error).__name__}: {error}",
-                service=wire.KERNEL_SERVICE,
-                hint="%reload_ext flyteagent_nb tries again",
-            )
-            failure.__cause__ = error
-            opened.set_exception(failure)
+            opened.set_exception(_not_started(error))
         else:
             opened.set_result(None)
             self._retain(self.config.freeze())
@@ -623,6 +624,16 @@ class Workspace:
             f"warning: agent '{entry.name}' ({entry.source}) blocked the event loop for {seconds:.1f} s in its `async def "
             f"{operation}`, and every other call with it; await instead, or make it a plain `def`, which runs in a thread"
         )
+
+
+def _not_started(error: BaseException) -> ServiceError:
+    failure = ServiceError(
+        f"the agent service of this kernel did not start: {type(error).__name__}: {error}",
+        service=wire.KERNEL_SERVICE,
+        hint="%reload_ext flyteagent_nb tries again",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _still_there(part: T | None) -> T:

@@ -187,6 +187,22 @@ def test_who_asks_a_disk_that_hangs_is_told(
     back.set()
 
 
+def test_runs_begin_where_the_system_has_no_thread_for_the_writer(
+    make: Callable[..., SQLiteJournal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    journal = make()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", none_left)
+        journal.begin(snapshot(A), SENT)
+        journal.changed(snapshot(A, phase="RUNNING"))
+    journal.begin(snapshot(B), SENT)
+    journal.flush()
+    assert journal.shelf.record(A).snapshot.phase == "RUNNING" and journal.shelf.record(B)
+
+
 # --- what is one run's own trouble ---
 
 

@@ -107,6 +107,19 @@ def test_a_folder_that_is_gone_is_made_anew_with_all_that_is_known(tmp_path: Pat
     keeper.close()
 
 
+def test_no_thread_to_write_fails_nobody(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    keeper = OutputKeeper(OutputStore(), tmp_path)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", none_left)
+        keeper.sink("a" * 10, "stdout", "one\n")
+    keeper.sink("a" * 10, "stdout", "two\n")
+    keeper.close()
+    assert lines(tmp_path, "a" * 10) == ["one", "two"]
+
+
 def test_what_cannot_be_written_is_written_later(tmp_path: Path, quick: None) -> None:
     """Nothing fails meanwhile, and nothing is there twice."""
     keeper = OutputKeeper(OutputStore(), tmp_path)

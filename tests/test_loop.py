@@ -200,6 +200,33 @@ def test_work_that_is_dropped_at_the_end_is_cancelled() -> None:
     pool.shutdown()
 
 
+def test_a_pool_outlives_a_system_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a limit of processes. What was refused is not done later, when there are threads again."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    done: list[str] = []
+    with ContextExecutor(2, "test") as pool:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", none_left)
+            for _ in range(3):
+                with pytest.raises(RuntimeError, match="can't start"):
+                    pool.submit(done.append, "refused")
+        busy = threading.Event()
+        first = pool.submit(busy.wait, PATIENCE)
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", none_left)
+            waiting = pool.submit(done.append, "by the one that there is")
+        busy.set()
+        waiting.result(PATIENCE)
+        assert first.result(PATIENCE)
+        together = threading.Barrier(2)
+        for future in [pool.submit(together.wait, PATIENCE) for _ in range(2)]:
+            future.result(PATIENCE)
+    assert done == ["by the one that there is"]
+
+
 # --- the gate ---
 
 

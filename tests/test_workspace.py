@@ -115,6 +115,23 @@ def test_closing_while_an_agent_holds_the_loop_goes_on_behind_it(
     workspace.wait(PATIENCE)
 
 
+def test_an_opening_that_fails_at_once_leaves_nobody_waiting(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workspace.close()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match="can't start"):
+            workspace.open()
+    with pytest.raises(ServiceError, match="did not start: RuntimeError: can't start"):
+        workspace.wait(PATIENCE)
+    assert workspace.close() == 0
+    assert run_noop(workspace) is None
+
+
 def test_who_opens_it_while_it_closes_waits_for_the_end(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the one that closes takes away what the other has put in place."""
     opener = threading.Thread(target=workspace.open)

@@ -163,7 +163,7 @@ class Writer:
         """The book has more; it may wait a moment."""
         if self._thread is None:
             with self.lock:
-                if self._refused() is not None:
+                if self._refused() is not None and not self.trouble:
                     return
                 self._start()
         if not self.trouble and not self._wake.is_set():
@@ -222,8 +222,12 @@ class Writer:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="flyteagent_nb-journal", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._main, name="flyteagent_nb-journal", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads now: tried again with the next work
+                return
+            self._thread = thread
 
     def _refused(self) -> JournalError | None:
         if os.getpid() != self._pid:

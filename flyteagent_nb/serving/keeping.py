@@ -44,10 +44,14 @@ class OutputKeeper:
         with self._lock:  # or it would be put into a set that the thread is done with
             if self._closed:
                 return
-            self._dirty.add(run_id)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._main, name="flyteagent_nb-output", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._main, name="flyteagent_nb-output", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more threads now: as with a disk that fails
+                    return
+                self._thread = thread
+            self._dirty.add(run_id)
         self._wake.set()
 
     def close(self) -> None:
