@@ -434,6 +434,16 @@ def test_what_it_tells() -> None:
     assert run.outputs == {"x": 1}  # a copy each time
 
 
+def test_a_copy_is_the_run_itself_and_it_is_not_pickled(workspace: Workspace, agents: Agents) -> None:
+    run = workspace.submit(scripted_task(phases=["RUNNING", "FAILED"]), {})
+    copies = [copy.copy(run), copy.deepcopy({"runs": [run]})["runs"][0]]
+    for each in copies:
+        with pytest.raises(RunFailedError):
+            each.result(PATIENCE)
+    with pytest.raises(TypeError, match=f"run {run.id} of job belongs to this kernel, and cannot be pickled: .*attach"):
+        pickle.dumps([run])
+
+
 def test_a_handle_that_nobody_holds_goes() -> None:
     run = Run(SNAPSHOT, Control())
     reference = weakref.ref(run)

@@ -11,7 +11,7 @@ import concurrent.futures
 import logging
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, WaitTimeoutError
 from flyteagent_nb.loop import ContextExecutor
@@ -184,6 +184,24 @@ class Run:
     def __repr__(self) -> str:
         s = self._snapshot
         return f"<Run {s.id} {s.name} ({s.task_type}) {s.phase}>"
+
+    def __copy__(self) -> Run:
+        """Itself: a copy would never hear of its end, and then give no outputs and no error."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Run:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"run {self.id} of {self.name} belongs to this kernel, and cannot be pickled: take its result, or its id, "
+            "with which %agent attach finds it again"
+        )
 
     @property
     def snapshot(self) -> RunSnapshot:
