@@ -177,6 +177,22 @@ def test_a_wait_that_was_given_up_does_not_touch_its_closed_loop(
     assert [r.message for r in caplog.records if r.name.startswith(("concurrent", "asyncio"))] == []
 
 
+def test_waits_that_were_given_up_leave_nothing_at_the_run(workspace: Workspace, agents: Agents) -> None:
+    """Who looks in on a long job once a second would else add to it each time; and each wait would keep its loop."""
+    run = held(workspace, agents)
+
+    async def looks_in() -> weakref.ref[asyncio.AbstractEventLoop]:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(_await(run), 0.001)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(looks_in())
+    gc.collect()
+    assert loop() is None and not run.done
+    agents.plain_do.released.set()
+    assert run.result(PATIENCE) == 5
+
+
 def test_gathering_many(workspace: Workspace, agents: Agents) -> None:
     task = scripted_task("echo", inputs={"x": int}, outputs={"x": int})
 

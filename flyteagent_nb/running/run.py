@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import time
 import weakref
@@ -132,6 +133,11 @@ class _Heartbeat:
 _heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Heartbeat] = weakref.WeakKeyDictionary()
 
 
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
 class RunControl(Protocol):
     """What a handle asks of its runner. Every method may be called on any thread."""
 
@@ -154,7 +160,17 @@ class Run:
     It is made by :func:`flyteagent_nb.submit` and the magics. Ending a wait never ends the run: use :meth:`cancel`.
     """
 
-    __slots__ = ("__weakref__", "_control", "_future", "_outputs", "_read", "_returned", "_snapshot", "_watchers")
+    __slots__ = (
+        "__weakref__",
+        "_awaiting",
+        "_control",
+        "_future",
+        "_outputs",
+        "_read",
+        "_returned",
+        "_snapshot",
+        "_watchers",
+    )
 
     def __init__(self, snapshot: RunSnapshot, control: RunControl) -> None:
         self._snapshot = snapshot
@@ -163,6 +179,7 @@ class Run:
         self._returned: Any = None
         self._read: Callable[[], tuple[dict[str, Any], Any]] | None = None
         self._watchers: list[Callable[[Run], object]] = []
+        self._awaiting: list[asyncio.Future[None]] = []
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # so that cancelling a wait cannot cancel it
 
@@ -307,8 +324,15 @@ class Run:
         if not self._future.done():
             self._control.check_may_await()
             loop = asyncio.get_running_loop()
-            with _heartbeats.setdefault(loop, _Heartbeat()):
-                await asyncio.wrap_future(self._future)  # a cancel ends this wrapper, not the future behind it
+            # Not asyncio.wrap_future, which leaves something behind at the future for each wait that is given up.
+            turn: asyncio.Future[None] = loop.create_future()
+            self._awaiting.append(turn)
+            try:
+                if not self._future.done():  # or it ended just before the append, and woke those that it found
+                    with _heartbeats.setdefault(loop, _Heartbeat()):
+                        await turn
+            finally:
+                self._awaiting.remove(turn)
         return self._value()
 
     def _value(self) -> Any:
@@ -380,6 +404,9 @@ class Run:
         self._returned = returned
         self.publish(snapshot)
         self._future.set_result(None)
+        for turn in tuple(self._awaiting):
+            with contextlib.suppress(RuntimeError):  # a loop that was closed, and who waited with it
+                turn.get_loop().call_soon_threadsafe(_wake, turn)
 
     def on_done(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` once it has ended, on the loop's thread; at once where it has."""
