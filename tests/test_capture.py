@@ -12,6 +12,7 @@ import tracemalloc
 import pytest
 
 from flyteagent_nb.loop import ContextExecutor
+from flyteagent_nb.serving import output
 from flyteagent_nb.serving.capture import Capture
 from flyteagent_nb.serving.output import OutputBuffer, OutputStore
 
@@ -121,6 +122,18 @@ class Slotted:
 
     def flush(self):
         pass
+
+
+def test_all_output_together_is_bounded_where_as_many_runs_go_as_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a long session: then the number of runs that are kept never changes."""
+    monkeypatch.setattr(output, "STORE_LIMIT", 30_000)
+    store, kept = OutputStore(), 200
+    for number in range(3 * kept):
+        store.sink(f"{number}", "stdout", "a\n" if number < kept else "a" * 3_000 + "\n")
+        if number >= kept:
+            store.forget(f"{number - kept}")
+    found = [buffer for number in range(3 * kept) if (buffer := store.get(f"{number}")) is not None]
+    assert 10 <= len(found) <= 10 + 64 and found[-1].lines() == ["a" * 3_000]
 
 
 def test_a_stream_that_takes_no_attributes_is_wrapped(monkeypatch, terminal):

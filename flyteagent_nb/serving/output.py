@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from itertools import groupby, islice
@@ -204,12 +205,13 @@ class OutputStore:
     def __init__(self, masking: Masking | None = None) -> None:
         self._masking = masking
         self._buffers: dict[str, OutputBuffer] = {}
+        self._made = itertools.count(1)
 
     def sink(self, run_id: str, stream: str, text: str) -> None:
         """Keep ``text``; on any thread."""
         buffer = self._buffers.get(run_id)
         if buffer is None:
-            if len(self._buffers) % _LOOK_EVERY == _LOOK_EVERY - 1:
+            if next(self._made) % _LOOK_EVERY == 0:
                 self._trim()
             # Atomic: one of two threads wins for both.
             buffer = self._buffers.setdefault(run_id, OutputBuffer(self._masking))
