@@ -28,6 +28,7 @@ from flyteagent_nb.errors import (
     RunNotFoundError,
     RunTimedOutError,
     WaitTimeoutError,
+    WrongThreadError,
 )
 from flyteagent_nb.running.run import Run, RunSnapshot
 
@@ -270,6 +271,18 @@ def test_blocking_inside_a_coroutine_of_an_agent_is_refused(workspace: Workspace
     with pytest.raises(RunFailedError, match="WrongThreadError: a blocking wait inside an agent") as raised:
         run.result(PATIENCE)
     assert "use `await run` there" in raised.value.agent_message
+
+
+def test_the_error_of_a_run_is_none_of_who_asks_for_it(workspace: Workspace, agents: Agents) -> None:
+    run = held(workspace, agents)
+
+    async def on_the_loop() -> Any:
+        return run.exception()
+
+    with pytest.raises(WrongThreadError):
+        workspace.runner.thread.run(on_the_loop(), PATIENCE)
+    agents.plain_do.released.set()
+    assert run.exception(PATIENCE) is None
 
 
 def test_a_run_that_has_ended_may_be_read_anywhere(workspace: Workspace, agents: Agents) -> None:

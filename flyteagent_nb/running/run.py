@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, WaitTimeoutError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, RunAbortedError, WaitTimeoutError, WrongThreadError
 from flyteagent_nb.loop import ContextExecutor
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ class Run:
         """Wait as :meth:`result` does, and return the error, or None."""
         try:
             self.result(timeout)
-        except WaitTimeoutError:
+        except (WaitTimeoutError, WrongThreadError):  # nothing that the run came to
             raise
         except FlyteAgentNBError as error:
             return self._snapshot.error or error.with_traceback(None)
