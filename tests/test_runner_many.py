@@ -239,6 +239,16 @@ def test_gets_go_before_creates_that_wait(workspace: Workspace, agents: Agents) 
     assert order.count("create") == 51
 
 
+def test_sync_calls_that_block_every_thread_hold_up_no_create(workspace: Workspace, agents: Agents) -> None:
+    workspace.config.deadline = 0.0
+    blocked = [workspace.submit(scripted_task("do_plain", hangs=["do"]), {}) for _ in range(WORKERS + 1)]
+    until(lambda: agents.plain_do.count("do") == WORKERS)
+    assert workspace.submit(scripted_task("scripted_plain"), {}).result(PATIENCE) is None
+    agents.plain_do.released.set()
+    for run in blocked:
+        run.result(PATIENCE)
+
+
 def test_no_more_calls_at_once_than_the_setting_says(workspace: Workspace, agents: Agents) -> None:
     inside = most = 0
 

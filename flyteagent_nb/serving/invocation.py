@@ -29,7 +29,6 @@ IMPORTS = 20
 """A step in which so many modules came was slow because of them, and will be once: flytekit's plug-ins import late."""
 
 _LOGGER = logging.getLogger(__name__)
-_STARTING = frozenset({"create", "do"})
 _END = object()
 
 
@@ -46,8 +45,12 @@ class AgentInvoker:
         self._loop = loop
         self._on_blocking = on_blocking
         self._reported: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
-        # Two pools, so that polls and deletes are answered while every thread of the other runs a blocking create or do.
-        self._starting = ContextExecutor(WORKERS, "flyteagent_nb-start")
+        # Pools of their own, so that polls and deletes are answered while every thread of another runs a blocking create or do, and a
+        # create, of which a late answer leaves a job behind, does not wait for many a long do.
+        self._pools = {
+            "create": ContextExecutor(WORKERS, "flyteagent_nb-create"),
+            "do": ContextExecutor(WORKERS, "flyteagent_nb-do"),
+        }
         self._asking = ContextExecutor(WORKERS, "flyteagent_nb-ask")
 
     async def call(self, entry: AgentEntry, method: str, **arguments: Any) -> Any:
@@ -98,12 +101,12 @@ class AgentInvoker:
             except StopIteration as error:  # a future does not take it, and would never be done
                 raise RuntimeError(f"{method} raised StopIteration") from error
 
-        return await self._loop.run_in_executor(self._starting if method in _STARTING else self._asking, work)
+        return await self._loop.run_in_executor(self._pools.get(method, self._asking), work)
 
     def close(self) -> None:
         """Let the threads go; one that is in an agent's code ends after it."""
-        self._starting.shutdown(wait=False, cancel_futures=True)
-        self._asking.shutdown(wait=False, cancel_futures=True)
+        for pool in (*self._pools.values(), self._asking):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @types.coroutine
     def _step(self, entry: AgentEntry, method: str, coroutine: Any) -> Generator[Any, Any, Any]:
