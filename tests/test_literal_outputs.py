@@ -159,7 +159,7 @@ def test_a_scalar_of_numpy_or_pandas_is_the_plain_value_and_the_run_says_what_pr
 
 
 def test_what_numpy_and_pandas_call_missing_is_none(workspace: Workspace, agent: Literals) -> None:
-    for missing in (pd.NaT, pd.NA, np.datetime64("NaT")):
+    for missing in (pd.NaT, pd.NA, np.datetime64("NaT", "s")):
         agent.returns = Resource(phase=TaskExecution.SUCCEEDED, outputs={"n": missing})
         run = workspace.submit(task(n=datetime.datetime | None), {})
         assert run.result(PATIENCE) is None and run.snapshot.notes[0].endswith("let Literals.do return None")
