@@ -157,6 +157,9 @@ def test_a_run_that_was_given_up_is_followed_again(
     assert workspace.kept.find(run.id) is again is not run
     if cancelled:
         assert not again.done
+        workspace.runner.journal.flush()  # type: ignore[attr-defined]
+        assert on_record(workspace, run.id).snapshot.phase == "RUNNING"
+        assert run.id not in workspace.kept.prune(0, 0, dry_run=True)
         again.cancel()
     again.exception(PATIENCE)
     assert "may still run" not in " ".join(again.snapshot.notes)

@@ -232,6 +232,8 @@ class KeptRuns:
         if s.done:
             taken = _again(taken)
         journal.adopt(taken)
+        if s.done:  # on record too: what has ended there is pruned, and no later kernel would be told of it
+            journal.changed(taken.snapshot)
         try:
             if taken.owner.id != record.owner.id:
                 self._earlier[run_id] = self.logs(run_id)
