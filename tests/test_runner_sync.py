@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -252,6 +253,18 @@ def test_a_store_that_fails_in_words_of_its_own_fails_the_run(
     assert "NoCredentialsError: Unable to locate credentials" in str(error)
     large = workspace.submit(scripted_task(inputs={"x": str}), {"x": "y" * KEPT_IN_JOURNAL})
     assert "inputs.pb: NoCredentialsError: Unable to locate credentials" in str(failed(large))
+
+
+def test_a_disk_that_refuses_inputs_is_told_once(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        workspace.runner.storage, "make", lambda prefix: os.makedirs(f"{prefix}/inputs.pb", exist_ok=True)
+    )
+    run = workspace.submit(scripted_task(inputs={"x": str}), {"x": "y" * KEPT_IN_JOURNAL})
+    error = run.exception(PATIENCE)
+    assert type(error) is FlyteAgentNBError and "FLYTEAGENT_NB_RUN_FOLDER" in error.hint
+    assert str(error).count("cannot be written") == str(error).count("hint: ") == 1 and run.phase == "FAILED"
 
 
 def test_an_agent_that_prints_without_end(workspace: Workspace) -> None:

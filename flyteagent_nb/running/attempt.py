@@ -22,6 +22,7 @@ from flyteidl.admin.agent_pb2 import (
 
 from flyteagent_nb import wire
 from flyteagent_nb.errors import (
+    FlyteAgentNBError,
     OutputError,
     RunFailedError,
     RunTimedOutError,
@@ -465,9 +466,9 @@ class Attempt:
         write = asyncio.to_thread(self._runner.storage.write_inputs, self._prefix, self._inputs)
         try:
             await self._runner.interruptible(self._driven, write)
-        except Cancelled:
+        except (Cancelled, FlyteAgentNBError):  # the latter is a disk's, and says all of it
             raise
-        except Exception as error:  # as for outputs
+        except Exception as error:  # a bucket's library may raise anything
             told = f"its inputs cannot be written to {self._prefix}/inputs.pb: {_words_of(error)}"
             raise self._ended(Failure(propeller.TASK_FAILED, told, retryable=False)) from error
 
