@@ -24,12 +24,14 @@ from flyteagent_nb.errors import (
     AddressInUseError,
     FlyteAgentNBError,
     InputError,
+    JournalError,
     RunFailedError,
     RunNotFoundError,
     RunTimedOutError,
     WaitTimeoutError,
     WrongThreadError,
 )
+from flyteagent_nb.running.kept import _Standing
 from flyteagent_nb.running.run import Run, RunSnapshot
 
 if TYPE_CHECKING:
@@ -281,6 +283,8 @@ def test_the_error_of_a_run_is_none_of_who_asks_for_it(workspace: Workspace, age
 
     with pytest.raises(WrongThreadError):
         workspace.runner.thread.run(on_the_loop(), PATIENCE)
+    with pytest.raises(JournalError, match="not followed by this kernel"):
+        Run.kept(run.snapshot, _Standing(workspace.kept)).exception()
     agents.plain_do.released.set()
     assert run.exception(PATIENCE) is None
 

@@ -375,6 +375,8 @@ class Run:
         except (WaitTimeoutError, WrongThreadError):  # nothing that the run came to
             raise
         except FlyteAgentNBError as error:
+            if not self._future.done():  # as here: nobody follows it
+                raise
             return self._snapshot.error or error.with_traceback(None)
         return None
 
