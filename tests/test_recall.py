@@ -14,6 +14,7 @@ from flyteagent_nb import tables
 from flyteagent_nb.agents.duckdb import DuckDBQuery
 from flyteagent_nb.errors import OutputError, RunNotFoundError
 from flyteagent_nb.running import attempt as attempt_module
+from flyteagent_nb.running.journal import MemoryJournal
 from flyteagent_nb.running.recall import call_of_record
 from flyteagent_nb.running.type_records import TUPLE
 
@@ -168,3 +169,19 @@ def test_a_run_that_was_given_up_is_followed_again(
     record = on_record(workspace, run.id)
     assert record.snapshot.phase == again.phase == record.attempts[-1].outcome
     assert workspace.attach(run.id) is again
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_without_a_journal_no_run_is_said_to_be_followed_again(
+    workspace: Workspace, agents: Agents, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr(workspace.runner, "journal", MemoryJournal())
+    monkeypatch.setattr(attempt_module, "failure_backoff", lambda failures, jitter: 0.001)
+    workspace.config.poll_failure_limit = 0.0
+    what = "delete" if cancelled else "get"
+    run = workspace.submit(scripted_task(raises={what: "ConnectionError: away"}, phases=["RUNNING"]), {})
+    if cancelled:
+        until(lambda: run.phase == "RUNNING")
+        run.cancel()
+    error = run.exception(PATIENCE)
+    assert "may still run" in f"{error} {run.snapshot.notes}" and "attach" not in f"{error} {run.snapshot.notes}"

@@ -354,8 +354,8 @@ class Attempt:
                 if gives_up(pace, failures, time.monotonic() - failing_since, limit):
                     await runner.journal.ended(driven.run.id, "unknown", runner.masking.text(said))
                     self._note(
-                        f"{MAY_RUN}: {failures} polls in a row failed, so it was given up, not deleted; "
-                        f"%agent attach {driven.run.id} follows it again"
+                        f"{MAY_RUN}: {failures} polls in a row failed, so it was given up, not deleted"
+                        + (f"; %agent attach {driven.run.id} follows it again" if runner.on_record else "")
                     )
                     raise self._ended(propeller.polls_failed(said)) from None
                 continue
@@ -383,7 +383,8 @@ class Attempt:
         if problem:
             raise Cancelled(
                 f"its job could not be deleted and may still run: {problem}",
-                hint=f"%agent attach {run_id} follows it again, %agent show {run_id} tells the job's resource meta",
+                hint=(f"%agent attach {run_id} follows it again, " if self._runner.on_record else "")
+                + f"%agent show {run_id} tells the job's resource meta",
             )
         raise Cancelled("")
 

@@ -133,6 +133,11 @@ class Runner:
         """How many runs are under way."""
         return len(self._driven)
 
+    @property
+    def on_record(self) -> bool:
+        """Whether runs are kept where attaching finds them again, though they have ended."""
+        return type(self.journal) is not MemoryJournal
+
     def submit(self, call: TaskCall, settings: Settings, service: str | None = None, *, nested: bool = False) -> Run:
         """Start a run and return its handle at once.
 
@@ -390,7 +395,7 @@ class Runner:
                 driven, functools.partial(call.convert, literals)
             )
         except OutputError as error:
-            if type(self.journal) is not MemoryJournal:  # they are on record
+            if self.on_record:
                 error.hint += f"; %agent attach {driven.run.id} --task TASK reads them as TASK declares them"
             raise
         return converted
