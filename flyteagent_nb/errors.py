@@ -98,9 +98,8 @@ class FlyteAgentNBError(Exception):
 
 
 def _made(kind: type[FlyteAgentNBError], args: tuple[Any, ...], facts: dict[str, Any]) -> FlyteAgentNBError:
-    base = (
-        OSError if issubclass(kind, OSError) else kind
-    )  # whose memory it has; Python looks no further than the first base
+    # Whose memory it has; Python looks no further than the first base.
+    base = OSError if issubclass(kind, OSError) else kind
     error = base.__new__(kind, *args)
     error.args = args
     error.__dict__.update(facts)

@@ -132,9 +132,8 @@ class ContextExecutor(concurrent.futures.ThreadPoolExecutor):
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 try:
                     thread.start()
-                except (
-                    RuntimeError
-                ):  # a container's limit: those that there are do it, and a later one may be had again
+                except RuntimeError:
+                    # A container's limit: those that there are do it, and a later one may be had again.
                     if not self._servants:
                         raise
                 else:

@@ -167,9 +167,7 @@ class Masking:
             if at is None or id(at) in seen:
                 continue
             seen.add(id(at))
-            with contextlib.suppress(
-                AttributeError, TypeError
-            ):  # a class of somebody's that does not let itself be changed
+            with contextlib.suppress(AttributeError, TypeError):  # somebody's class that does not let itself be changed
                 at.args = tuple(self.value(each) for each in at.args)
             facts = getattr(at, "__dict__", {})  # an exception of a language other than Python may have none
             facts.update({name: self.value(each) for name, each in facts.items()})

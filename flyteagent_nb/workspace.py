@@ -78,9 +78,8 @@ class Workspace:
         self.doing = ""
         self.on_wait: Callable[[concurrent.futures.Future[None]], object] | None = None
         self._lock = threading.Lock()
-        self._changing = (
-            threading.Lock()
-        )  # held while it is opened or closed: what one puts in place, the other must not take away
+        # Held while it is opened or closed: what one puts in place, the other must not take away.
+        self._changing = threading.Lock()
         self._opened: concurrent.futures.Future[None] | None = None
         self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
@@ -187,9 +186,8 @@ class Workspace:
         is_ours = thread is not None and not thread.forked
         if thread is not None and is_ours:
             thread.check_may_block()
-        with (
-            self._changing if is_ours else contextlib.nullcontext()
-        ):  # a forked child's may be held by nobody that there is
+        # A forked child's may be held by nobody that there is.
+        with self._changing if is_ours else contextlib.nullcontext():
             return self._close_all()
 
     def _close_all(self) -> int:

@@ -45,9 +45,8 @@ def _type_with(kind: TaskClass, config_class: Any) -> str:
 def without_code(name: str, input_types: Mapping[str, Any]) -> Callable[..., Any]:
     """A function of these inputs that does nothing, for a task that is all in its configuration: a notebook of Databricks'."""
 
-    function = types.FunctionType(
-        _nothing.__code__, {"__name__": "__main__"}, name
-    )  # flytekit takes none of a function's own
+    # flytekit takes none of a function's own.
+    function = types.FunctionType(_nothing.__code__, {"__name__": "__main__"}, name)
     function.__annotations__ = dict(input_types)
     parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=t) for n, t in input_types.items()]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

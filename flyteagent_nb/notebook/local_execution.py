@@ -99,9 +99,8 @@ class LocalExecution:
                 try:
                     return in_own_contexts(workflow_call, workflow, *args, **kwargs)
                 except InputError:
-                    if (
-                        not compiled
-                    ):  # else flytekit takes it for whole, and the next call would run the part before the mistake
+                    # Else flytekit takes it for whole, and the next call would run the part before the mistake.
+                    if not compiled:
                         workflow.compiled = False
                     raise
                 except Exception as error:  # as above

@@ -72,9 +72,8 @@ class Pump:
         kernel, session = self._kernel, self._kernel.session
         try:
             _, frames = session.feed_identities(message, copy=False)
-            head = session.deserialize(
-                frames, content=False, copy=False
-            )  # content=False leaves the message unread for others
+            # content=False leaves the message unread for others.
+            head = session.deserialize(frames, content=False, copy=False)
             ours = (
                 head["header"]["msg_type"] == "comm_msg" and session.unpack(head["content"])["comm_id"] == self._comm_id
             )

@@ -68,13 +68,8 @@ LAST_LOOK = 5.0
 DELETE_TRIES = 5
 """How often a delete that fails is sent, with a growing pause between."""
 
-_NO_ANSWER = frozenset(
-    {
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    }  # the last: it cannot be read
-)
+_NO_ANSWER = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS})
+"""The statuses of a create that may have made a job; with the last there is an answer, and it cannot be read."""
 
 
 class Cancelled(Exception):

@@ -307,9 +307,8 @@ class Writer:
         try:
             connection, owner = self._open()
             with _transaction(connection):
-                with (
-                    self.lock
-                ):  # from here on work is handed over again, so what is read from memory below is not too old
+                # From here on work is handed over again, so what is read from memory below is not too old.
+                with self.lock:
                     missed, self.missed = self.missed, missed
                     self.trouble = ""
                 committed = self._book.write_missed(connection, owner.id, missed)
@@ -333,10 +332,8 @@ class Writer:
         if self._connection is None:
             self._connection = prepare(self._folder, BUSY)
             before, self._file = self._file, _identity(path)
-            if is_other or before not in (
-                0,
-                self._file,
-            ):  # the next file may be given the number of the one that has gone
+            # The next file may be given the number of the one that has gone.
+            if is_other or before not in (0, self._file):
                 self._book.moved()
                 self._warn(
                     f"note: {path} was removed or put aside, and is begun anew with the runs that are under way here; "

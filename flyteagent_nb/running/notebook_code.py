@@ -47,9 +47,8 @@ def pickled(task: PythonFunctionTask[Any], folder: Path) -> Path:
     place.mkdir(mode=0o700, exist_ok=True)
     location: Path = place / str(PICKLE_FILE_PATH)
     if not location.exists():
-        descriptor, written = tempfile.mkstemp(
-            dir=place
-        )  # a job may read the file while another run of the task begins
+        # A job may read the file while another run of the task begins.
+        descriptor, written = tempfile.mkstemp(dir=place)
         with open(descriptor, "wb") as raw, gzip.open(raw, "wb") as file:
             file.write(data)
         os.replace(written, location)

@@ -36,9 +36,8 @@ def _machine() -> str:
         with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
             return file.read().strip()[:8]
     node = uuid.getnode()
-    return (
-        "" if node >> 40 & 1 else f"{node:x}"[-8:]
-    )  # with that bit it is a random number, another one in each process
+    # With that bit it is a random number, another one in each process.
+    return "" if node >> 40 & 1 else f"{node:x}"[-8:]
 
 
 _held: set[str] = set()

@@ -368,7 +368,6 @@ def _items(node: yaml.Node) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
         return []
     with contextlib.suppress(yaml.YAMLError):  # what is brought is no mapping
-        yaml.SafeLoader("").flatten_mapping(
-            node
-        )  # what `<<: *defaults` brings stands before what the mapping says itself
+        # What `<<: *defaults` brings then stands before what the mapping says itself.
+        yaml.SafeLoader("").flatten_mapping(node)
     return [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]

@@ -570,7 +570,6 @@ class Runner:
             del self._runs[run.id]
             self.journal.forget([run.id])
             self._forgotten(run.id)
-            with contextlib.suppress(
-                RuntimeError
-            ):  # a pool that is shut down: the workspace closes, and its folder goes
+            # A pool that is shut down: the workspace closes, and its folder goes.
+            with contextlib.suppress(RuntimeError):
                 self._pool.submit(self.storage.forget, run.id, run.attempt)

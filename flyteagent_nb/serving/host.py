@@ -214,9 +214,8 @@ class AgentHost:
             raise _refused(target, RuntimeError("gRPC refused"))
         await server.start()
         if target.startswith("unix:"):
-            os.chmod(
-                target.removeprefix("unix:"), 0o600
-            )  # its folder keeps others out; so does this where somebody opens that
+            # Its folder keeps others out; so does this where somebody opens that.
+            os.chmod(target.removeprefix("unix:"), 0o600)
         else:
             target = f"{target.rpartition(':')[0]}:{port}"
         tcp_port = None if target.startswith("unix:") else port
