@@ -66,7 +66,7 @@ def _again(record: RunRecord) -> RunRecord:
     phases = (*s.phases, PhaseChange("RUNNING", time.time(), s.attempt))
     notes = tuple(note for note in s.notes if not note.startswith(MAY_RUN))
     snapshot = s._replace(
-        phase="RUNNING", phases=phases, ended=None, message="", notes=notes, error=None, error_code=""
+        phase="RUNNING", phases=phases, ended=None, seconds=None, message="", notes=notes, error=None, error_code=""
     )
     return dataclasses.replace(record, snapshot=snapshot)
 
