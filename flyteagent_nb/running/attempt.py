@@ -137,7 +137,7 @@ class Attempt:
         return await self._async(resolved, template)
 
     async def follow(self, record: AttemptRecord, resolved: Resolved) -> tuple[LiteralMap] | Failure:
-        """Go on with an attempt of another kernel, whose job is known. The errors are those of :meth:`run`.
+        """Go on with an attempt of a run that was attached, whose job is known. The errors are those of :meth:`run`.
 
         A cancel may have come before: nothing here ends before the job was seen to.
         """
@@ -153,7 +153,7 @@ class Attempt:
         return await self._follow(resolved)
 
     def not_again(self, failure: Failure) -> Ended:
-        """The end of an attempt that another kernel began: to try again would be to create a job."""
+        """The end of an attempt that is only followed: to try again would be to create a job."""
         return self._ended(failure)
 
     def check_run_limit(self, failure: Failure) -> None:

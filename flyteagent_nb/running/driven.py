@@ -30,7 +30,7 @@ class Driven:
     began: float | None = None  # when its first call left
     waiter: asyncio.Future[None] | None = None
     in_call: asyncio.Task[Any] | None = None
-    record: RunRecord | None = None  # where another kernel began it
+    record: RunRecord | None = None  # where it was attached
     resolved: Resolved | None = None  # who has its job, then
     outputs: LiteralMap | None = None  # what it came to, as literals
     creating: bool = False  # a create is under way, or its answer is not on record yet

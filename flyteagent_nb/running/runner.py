@@ -167,7 +167,7 @@ class Runner:
         return run
 
     def attach(self, record: RunRecord, resolved: Resolved, call: TaskCall, settings: Settings) -> Run:
-        """Follow a run that another kernel began and that :meth:`SQLiteJournal.take` took over; returns its handle at once.
+        """Follow a run of another kernel, or one that was given up, which :meth:`SQLiteJournal.take` took over; returns its handle at once.
 
         Nothing is created: its job is followed to the end, and not tried again.
         """
@@ -375,7 +375,7 @@ class Runner:
         self._finish(driven, phase, outputs, error, code)
 
     async def _attached(self, driven: Driven, record: RunRecord) -> tuple[dict[str, Any], Any]:
-        """The attempt that another kernel began, to its end."""
+        """The last attempt of a run that was attached, to its end."""
         last = record.attempts[-1]
         assert driven.call.inputs is not None and driven.resolved is not None
         attempt = Attempt(self, driven, last.number, driven.call.inputs)
@@ -565,7 +565,7 @@ class Runner:
     def _forget_old(self, kept: int) -> None:
         while len(self._finished) > kept:
             run = self._finished.popleft()
-            if self._runs.get(run.id) is not run:  # it was lost to another kernel, and attached again since
+            if self._runs.get(run.id) is not run:  # lost to another kernel, or given up, and attached again since
                 continue
             del self._runs[run.id]
             self.journal.forget([run.id])

@@ -114,7 +114,7 @@ class SQLiteJournal(MemoryJournal):
         self._writer.nudge()
 
     def adopt(self, record: RunRecord) -> None:
-        """A run of another kernel is followed here from now on; :meth:`take` has taken it over."""
+        """A run is followed here from now on, or again; :meth:`take` has taken it over."""
         super().adopt(record)
         with self._writer.lock:
             self._epochs[record.snapshot.id] = record.epoch
@@ -200,7 +200,7 @@ class SQLiteJournal(MemoryJournal):
     # --- whoever manages runs; any thread but the loop's ---
 
     def take(self, run_id: str) -> RunRecord:
-        """Take over a run whose owner is gone.
+        """Take over a run whose owner is gone, or that this kernel has given up.
 
         Raises:
             JournalError: its owner is alive, or the journal cannot be written.
