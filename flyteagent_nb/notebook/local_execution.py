@@ -110,7 +110,7 @@ class LocalExecution:
                     raise told from error
 
         def stoppable(run: Callable[..., Any]) -> Callable[..., Any]:
-            def execute(task: PythonTask[Any], **kwargs: Any) -> Any:
+            def execute(task: PythonTask[Any], /, **kwargs: Any) -> Any:
                 with showing.group(task.name), holding(config.stop_grace):
                     return run(task, **kwargs)
 

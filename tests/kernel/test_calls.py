@@ -70,6 +70,14 @@ def more_names_of_ours(workflow: int, call: int) -> int:
     return names_of_ours(task=workflow, mapped=1, call=call)
 
 @task
+async def asynchronous(task: int) -> int:
+    return 2 * task
+
+@eager
+async def eager_name_of_ours(task: int) -> int:
+    return await asynchronous(task=task)
+
+@task
 def double(a: int) -> int:
     return 2 * a
 
@@ -153,6 +161,7 @@ def tasks(kernel: Kernel) -> None:
         ("names_of_ours(task=1, mapped=2, call=3), more_names_of_ours(workflow=1, call=2)", "(7, 5)", 2),
         ("map_task(names_of_ours)(task=[1], mapped=[2], call=[3])", "[7]", 1),
         ("names_of_ours.execute(task=1, mapped=2, call=3)", "7", 1),
+        ("await asynchronous(task=1), await eager_name_of_ours(task=2)", "(2, 4)", 0),
         ("inc.execute(a=3)", "4", 1),
         ("flyteagent_nb.submit(inc, a=7).result()", "8", 1),
         ("flyteagent_nb.submit(inc, 7).result()", "8", 1),
