@@ -83,9 +83,7 @@ class LocalExecution:
                 return in_own_contexts(task_call, task, *args, **kwargs)
             except FlyteAgentNBError:
                 raise
-            except (
-                Exception
-            ) as error:  # a type's transformer may raise anything; what is about no input and no output passes
+            except Exception as error:  # a type's transformer may raise anything; what is about no value passes
                 told = output_error(task, error) or call_error(task, given, error, within)
                 if told is None:
                     raise
