@@ -28,7 +28,7 @@
 
     TaskStopped (KeyboardInterrupt)           the stop button; never caught by ``except Exception``
 
-Names that look alike are suggested by :func:`closest`.
+Names that look alike are suggested by :func:`closest`; :func:`article` writes "an int".
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
     found = difflib.get_close_matches(word, by_fold, n=5, cutoff=0.6)
     return by_fold[max(found, key=likeness)] if found else None
+
+
+def article(name: str) -> str:
+    """The name with its article: ``an int``."""
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 
 class FlyteAgentNBError(Exception):

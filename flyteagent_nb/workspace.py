@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
-from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError, article
 from flyteagent_nb.folders import private_folder
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
 from flyteagent_nb.masking import Masking
@@ -686,7 +686,7 @@ def submit(task: PythonTask[Any], /, *args: Any, **inputs: Any) -> Run:
 
     if not isinstance(task, PythonTask):
         raise FlyteAgentNBError(
-            f"submit takes a flytekit task, not a {type(task).__name__}",
+            f"submit takes a flytekit task, not {article(type(task).__name__)}",
             hint="workflows are called: my_workflow(x=1) runs each agent task in it through the agent service",
         )
     if args:

@@ -334,7 +334,7 @@ def test_the_body_is_the_input_that_is_a_prompt(line: str, body: str, inputs: di
         ("chatgpt -c model=m -i message='x' --lang prompt", "hi", "'message' is given twice: by -i and by the cell"),
         ("chatgpt -c openai_organisation=x", "hi", "did you mean openai_organization? a key of chatgpt_config that is"),
         ("chatgpt -c model=m --config cfg -i message='x'", "a: 1", "--config goes with SQL, a script or a prompt"),
-        ("chatgpt --config three", "hi", "--config takes a dict for ChatGPTTask, not a int"),
+        ("chatgpt --config three", "hi", "--config takes a dict for ChatGPTTask, not an int"),
         ("openai-batch", "just text", "the cell is a str"),
         ("building_cluster", SCRIPT, "ClusterConfig needs ssh\nhint: write -c ssh.KEY=..."),
         ("building_cluster -c ssh.host=h", "", "path must be provided"),

@@ -271,7 +271,7 @@ def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRu
     runs.run("ConnectorRegistry.register(a, override=True)")
     made = exported(workspace, tmp_path / "out", runs)
     assert [f.told for f in made.findings if f.sign == "bad"] == [
-        "nowhere, which B needs, is a object that no cell makes"
+        "nowhere, which B needs, is an object that no cell makes"
     ]
     text = Exported(made).text()
     assert "nowhere, which B needs" in text and "1 problem" in text and "out" in Exported(made).html()

@@ -221,7 +221,7 @@ def test_a_value_without_source_is_named() -> None:
     runs = CellRuns(HEAD, META, AGENT.format(created="client.x"), REGISTER)
     runs.namespace["client"] = object()
     (found,) = make_module(runs.entries("a"), runs.cells, runs.namespace).findings
-    assert "client, which A needs, is a object that no cell makes" in found.told and found.sign == "bad"
+    assert "client, which A needs, is an object that no cell makes" in found.told and found.sign == "bad"
 
 
 def test_files_and_values_that_changed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from flyteagent_nb import scalars
-from flyteagent_nb.errors import ArgumentError, InputError, closest
+from flyteagent_nb.errors import ArgumentError, InputError, article, closest
 from flyteagent_nb.tables import LIBRARIES, TABLES, is_frame
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _class(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:
         raise ArgumentError(f"'{name}' is not a type but a module", hint=f"name a class of it: {name}.ClassName")
     if isinstance(found, (type, typing.NewType)) or typing.get_origin(found) is not None or found is typing.Any:
         return found
-    raise ArgumentError(f"'{name}' is not a type but a {type(found).__name__}", hint=_WRITE)
+    raise ArgumentError(f"'{name}' is not a type but {article(type(found).__name__)}", hint=_WRITE)
 
 
 def _type(node: ast.expr, text: str, namespace: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from flyteagent_nb.errors import CellError
+from flyteagent_nb.errors import CellError, article
 
 _NO_WORDS = re.compile(r"""--[^\n]*|/\*.*?\*/|'[^']*'|"[^"]*\"""", re.DOTALL)
 """Comments and quoted texts of SQL, in which a semicolon ends nothing."""
@@ -71,7 +71,7 @@ def mapping(body: str, language: str) -> dict[str, Any]:
             raise CellError("the cell is Python, and the configuration of a task is a mapping", hint=_OTHERS)
         if not isinstance(value, dict):
             raise CellError(
-                f"the cell is {'empty' if value is None else f'a {type(value).__name__}'}, and the configuration of a task is a mapping",
+                f"the cell is {'empty' if value is None else article(type(value).__name__)}, and the configuration of a task is a mapping",
                 hint=_OTHERS,
             )
         _check(value)

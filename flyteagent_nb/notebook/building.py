@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, closest
+from flyteagent_nb.errors import ArgumentError, CellError, FlyteAgentNBError, article, closest
 from flyteagent_nb.notebook.bodies import reads
 from flyteagent_nb.notebook.configuration import check, complete, fit, made, nested
 from flyteagent_nb.notebook.field_types import NOTHING, type_name
@@ -100,7 +100,7 @@ def _values(kind: TaskClass, given: Any, body: str | None) -> dict[str, Any]:
     fields = kind.all_settings if body is None else kind.settings
     if not isinstance(given, list):
         if not kind.config:
-            raise ArgumentError(f"--config takes a dict for {owner}, not a {type(given).__name__}")
+            raise ArgumentError(f"--config takes a dict for {owner}, not {article(type(given).__name__)}")
         values = {kind.config: given}
     else:
         settings = nested(given, fields)

@@ -18,7 +18,7 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.errors import ArgumentError, article, closest
 from flyteagent_nb.notebook.field_types import NOTHING, UNIONS, Member, bare, members_of, type_name
 from flyteagent_nb.notebook.values import duration
 
@@ -239,7 +239,7 @@ def fit(value: Any, annotation: Any, key: str) -> Any:
         return value  # a type of the plug-in's own: what becomes of it is its business
     names = " or ".join(_shown(one) for one in strict)
     raise ArgumentError(
-        f"-c {key} takes {'an' if names[:1] in 'aeio' else 'a'} {names}, not {type(value).__name__} {value!r}",
+        f"-c {key} takes {article(names)}, not {type(value).__name__} {value!r}",
         hint=_hint(value, strict, key),
     )
 

@@ -13,7 +13,7 @@ import os
 import typing
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.errors import ArgumentError, article, closest
 from flyteagent_nb.notebook.field_types import (
     JSON,
     NOTHING,
@@ -188,16 +188,12 @@ def _variable(text: str, namespace: Mapping[str, Any], what: str) -> Any:
 
 def _fit(value: Any, inner: Any, name: str) -> Any:
     if not suits(value, inner):
-        raise ArgumentError(f"{name} is {_a(type_name(type(value)))}, not {_a(type_name(inner))}")
+        raise ArgumentError(f"{name} is {article(type_name(type(value)))}, not {article(type_name(inner))}")
     return value
 
 
 def _wrong(what: str, text: str, kind: FieldKind, example: str = "") -> ArgumentError:
     return ArgumentError(f"not {what}: {excerpt(text)}", hint=f"such as {example or kind.value}")
-
-
-def _a(name: str) -> str:
-    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 
 _READERS: dict[FieldKind, Reader] = {
@@ -260,7 +256,9 @@ def element(value: Any, python_type: Any, at: str = "") -> Any:
     elif kind not in (FieldKind.NUMBER, FieldKind.WHOLE) and is_class(inner) and isinstance(value, inner):
         return value
     where = f"{at}: " if at else ""
-    raise ArgumentError(f"{where}not {_a(type_name(inner))}: {_shown(value)}", hint=f"such as {_example(inner, kind)}")
+    raise ArgumentError(
+        f"{where}not {article(type_name(inner))}: {_shown(value)}", hint=f"such as {_example(inner, kind)}"
+    )
 
 
 def _member_of_union(value: Any, arguments: tuple[Any, ...], inner: Any, at: str) -> Any:
@@ -272,7 +270,7 @@ def _member_of_union(value: Any, arguments: tuple[Any, ...], inner: Any, at: str
                 return element(value, argument, at)
             except ArgumentError:
                 continue
-    raise ArgumentError(f"{at}: " * bool(at) + f"not {_a(type_name(inner))}: {_shown(value)}")
+    raise ArgumentError(f"{at}: " * bool(at) + f"not {article(type_name(inner))}: {_shown(value)}")
 
 
 def _key(key: Any, python_type: Any, at: str) -> Any:
@@ -305,7 +303,7 @@ def _shown(value: Any) -> str:
     try:
         return excerpt(json.dumps(value, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):
-        return _a(type_name(type(value)))
+        return article(type_name(type(value)))
 
 
 # --- the other way ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import ArgumentError, closest
+from flyteagent_nb.errors import ArgumentError, article, closest
 from flyteagent_nb.notebook.scanning import excerpt
 from flyteagent_nb.notebook.values import variable
 
@@ -42,7 +42,7 @@ def named_task(name: str, namespace: Mapping[str, Any], hint: str = "run the cel
         tasks = [name for name, value in namespace.items() if isinstance(value, PythonTask)]
         near = None if callable(task) else closest(name, tasks)
         raise ArgumentError(
-            f"{name} is not a task but a {type(task).__name__}",
+            f"{name} is not a task but {article(type(task).__name__)}",
             suggestion=near,
             hint="" if near else "workflows and other functions are called: my_workflow(x=1)",
         )

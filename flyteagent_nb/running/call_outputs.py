@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from flytekit.core.workflow import WorkflowBase
 
 from flyteagent_nb import tables
-from flyteagent_nb.errors import OutputError
-from flyteagent_nb.running.wording import article, first_line, output_hint, type_name
+from flyteagent_nb.errors import OutputError, article
+from flyteagent_nb.running.wording import first_line, output_hint, type_name
 
 if TYPE_CHECKING:
     from flytekit.core.base_task import PythonTask

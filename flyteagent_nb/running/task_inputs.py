@@ -14,9 +14,9 @@ from flytekit.core.workflow import WorkflowBase
 from flytekit.utils.asyn import loop_manager
 
 from flyteagent_nb import scalars, tables
-from flyteagent_nb.errors import InputError, closest
+from flyteagent_nb.errors import InputError, article, closest
 from flyteagent_nb.running.primitives import primitive_literal
-from flyteagent_nb.running.wording import article, first_line, shown, type_name
+from flyteagent_nb.running.wording import first_line, shown, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

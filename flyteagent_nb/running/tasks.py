@@ -24,13 +24,13 @@ from flytekit.models.literals import Literal, LiteralMap
 from flytekit.tools.translator import get_serializable
 
 from flyteagent_nb import tables
-from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, InputError, OutputError, TemplateError
+from flyteagent_nb.errors import CodeLocationError, FlyteAgentNBError, InputError, OutputError, TemplateError, article
 from flyteagent_nb.running.contexts import in_context
 from flyteagent_nb.running.interface import misfit
 from flyteagent_nb.running.notebook_code import needs_code, pickled
 from flyteagent_nb.running.primitives import primitive_values
 from flyteagent_nb.running.task_inputs import complete_inputs, literals_of, plain_literal
-from flyteagent_nb.running.wording import article, first_line, output_hint, type_name
+from flyteagent_nb.running.wording import first_line, output_hint, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -165,11 +165,6 @@ def type_name(python_type: Any) -> str:
     return str(python_type).replace("typing.", "")
 
 
-def article(name: str) -> str:
-    """The name with its article: ``an int``."""
-    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
-
-
 def shown(value: Any) -> str:
     """A value with its type, in a few characters."""
     try:

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyteagent_nb.errors import ArgumentError
+from flyteagent_nb.errors import ArgumentError, article
 
 if TYPE_CHECKING:
     import pyarrow
@@ -66,7 +66,7 @@ def frame_of(data: Any) -> pyarrow.Table:
         hint = "give each column a name of its own and one type"
         raise ArgumentError(f"no table can be made of the frame: {error}", hint=hint) from error
     if not isinstance(data, pyarrow.Table):
-        raise ArgumentError(f"no table can be made of a {type(data).__name__}", hint=_GIVE)
+        raise ArgumentError(f"no table can be made of {article(type(data).__name__)}", hint=_GIVE)
     return data
 
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flyteagent_nb.errors import article
 from flyteagent_nb.findings import Finding
 from flyteagent_nb.shipping.templates import plain, render
 
@@ -280,7 +281,7 @@ class _Collector:
             self.imported.add(module)
         else:
             self._bad(
-                name, f"{name}, which {user} needs, is a {type(value).__name__} that no cell makes",
+                name, f"{name}, which {user} needs, is {article(type(value).__name__)} that no cell makes",
                 "bind it in a cell, by an assignment or a definition",
             )  # fmt: skip
 
