@@ -494,6 +494,7 @@ def test_what_a_service_says_too_much_of() -> None:
     s = snapshot(log_links=links, **long)
     for shown in (run_views.run_text(snapshot(log_links=links)), run_views.run_html(snapshot(log_links=links))):
         assert "https://x/9" in shown and "https://x/10" not in shown and "and 4,990 more log links" in shown
+    assert "\n  and 1 more log link: the run's" in run_views.run_text(snapshot(log_links=links[:11]))
     rows = run_views.details(s, [], [])
     assert [text for label, text in rows if label.startswith("log task")] == [f"https://x/{n}" for n in range(10)]
     assert ("logs", "and 4,990 more log links: the run's log_links has all") in rows

@@ -63,7 +63,7 @@ def run_text(s: RunSnapshot, *, error: bool = True) -> str:
     elif s.message:
         lines.append(f"  {clip(s.message, 300)}")
     lines += [f"  log: {name}: {uri}" for name, uri in s.log_links[:LINKS_TOLD]]
-    lines += [f"  log: {more}" for more in _more_links(s)]
+    lines += [f"  {more}" for more in _more_links(s)]
     lines += [f"  note: {note}" for note in s.notes]
     if not s.done:
         lines.append(f"  %agent show {s.id} tells more")
@@ -162,7 +162,7 @@ def frame(inner: str, kernel: str, block: str) -> str:
 def _more_links(s: RunSnapshot) -> list[str]:
     """That there are more log links than are shown; nothing where there are not."""
     more = len(s.log_links) - LINKS_TOLD
-    return [f"and {more:,} more log links: the run's log_links has all"] if more > 0 else []
+    return [f"and {more:,} more log link{'s' if more > 1 else ''}: the run's log_links has all"] if more > 0 else []
 
 
 def cancel_button(s: RunSnapshot) -> str:
