@@ -202,8 +202,7 @@ class Extension:
                 f"warning: agent '{agent}' has kept the event loop busy for {render.seconds(seconds)} in its `async def {operation}`: "
                 "nothing else, this stop too, gets through to an agent of this kernel until it returns or the kernel is restarted"
             )
-        for line in self._workspace.take_notices():
-            sys.stderr.write(render.for_terminal(line) + "\n")
+        _tell_notices(self._workspace)
 
     def _tell_open_runs(self) -> None:
         """Say which runs go on although the cell was stopped: it awaited them, and a wait that ends does not end its run."""
@@ -254,6 +253,11 @@ class Extension:
                 del shell.system
 
         self._put_back.append(put_back)
+
+
+def _tell_notices(workspace: Workspace) -> None:
+    for line in workspace.take_notices():
+        sys.stderr.write(render.for_terminal(line) + "\n")
 
 
 class Session:
@@ -376,7 +380,6 @@ def unload(shell: Any) -> None:
     with uninterrupted():
         extension, _extension = _extension, None
         left = extension.unload()
-    for line in workspace.take_notices():
-        sys.stderr.write(line + "\n")
+    _tell_notices(workspace)
     if left:
         sys.stdout.write(f"flyteagent_nb: {left} run{'s were' if left > 1 else ' was'} under way; remote jobs go on.\n")

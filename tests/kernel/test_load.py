@@ -160,6 +160,7 @@ def press():
     if not pressed:
         pressed = True
         os.kill(os.getpid(), signal.SIGINT)
+    flyteagent_nb.get_workspace().notice("warning: agent 'A\\x1b[2J'")
     close()
 
 sandboxes.close = press
@@ -175,7 +176,8 @@ def test_unloading_with_runs_under_way_says_so_and_leaves_their_jobs(new_kernel:
         "import flyteagent_nb\nrun = flyteagent_nb.submit(scripted_task(phases=['RUNNING']))\nuntil(lambda: scripted.open_jobs)"
     )
     kernel.ok(PRESSED)
-    assert "1 run was under way" in kernel.ok(UNLOAD).stdout
+    cell = kernel.ok(UNLOAD)
+    assert "1 run was under way" in cell.stdout and "warning: agent 'A\ufffd[2J'" in cell.stderr
     assert (
         kernel.value("pressed, scripted.open_jobs, scripted.count('delete'), run.done") == "(True, ['job-1'], 0, True)"
     )
