@@ -17,6 +17,7 @@ from scripted_tasks import PATIENCE, scripted_task, until
 
 from flyteagent_nb.errors import ArgumentError, CodeLocationError, InputError, RunAbortedError, RunFailedError
 from flyteagent_nb.notebook.arguments import parse_agent, parse_agent_task
+from flyteagent_nb.notebook.record_verbs import RecordVerbs
 from flyteagent_nb.shipping import cluster as cluster_module
 from flyteagent_nb.shipping.cluster import submit_to_cluster
 
@@ -63,6 +64,8 @@ def test_the_same_task_runs_there_and_is_followed(workspace: Workspace, served: 
     ((label, url),) = run.log_links
     assert label == "console" and url.endswith(f"/executions/{name}")
     assert workspace.runner.find(run.id) is run and run in workspace.runner.runs()
+    told = f"the log is not here: %agent show {run.id} tells where it ran, and has the log links"
+    assert str(RecordVerbs(workspace, None).logs(parse_agent("logs last"))) == told  # it has no agent service
     again = submit_to_cluster(workspace, task, {"a": 1}, config)
     assert again.result(PATIENCE) == 2 and served.registered == ["add"]  # once for both
     assert served.uploads == []

@@ -59,9 +59,9 @@ class RecordVerbs:
         lines = run.logs()
         shown = Lines(lines if arguments.lines is None else lines[-arguments.lines :])
         if run.service not in ("", wire.KERNEL_SERVICE):
-            shown.empty = (
-                f"the agent service '{run.service}' hands out no log of this job; what its agent prints stays there"
-            )
+            there = f"the agent service '{run.service}' hands out no log of this job; what its agent prints stays there"
+            elsewhere = f"the log is not here: %agent show {run.id} tells where it ran, and has the log links"
+            shown.empty = there if self._workspace.runner.router.connected(run.service) else elsewhere
         return shown
 
     def cancel(self, arguments: AgentArguments) -> View:
