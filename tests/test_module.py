@@ -183,26 +183,30 @@ class B(Base):
     {attribute}
     def __init__(self, key="", *, api_key={default}):
         super().__init__(metadata_type=Meta, task_type_name="b")
-    create = get = delete = lambda self, **kwargs: None
+    create = get = lambda self, **kwargs: None
+    def delete(self, **kwargs):
+        {within}
 b = B({given})
 """
 
 
 @pytest.mark.parametrize("registered", ["b", "B({given})"])
 @pytest.mark.parametrize(
-    ("attribute", "default", "given", "known"),
+    ("attribute", "default", "given", "within", "known"),
     [
-        ("pass", "''", "'hunter22'", True),
-        ("pass", "''", "api_key='abcdefghij'", False),
-        ("pass", "'abcdefghij'", "", False),
-        ("password = 'abcdefghij'", "''", "", False),
-        ("password: str = 'abcdefghij'", "''", "", False),
+        ("pass", "''", "'hunter22'", "pass", True),
+        ("pass", "''", "api_key='abcdefghij'", "pass", False),
+        ("pass", "'abcdefghij'", "", "pass", False),
+        ("password = 'abcdefghij'", "''", "", "pass", False),
+        ("password: str = 'abcdefghij'", "''", "", "pass", False),
+        ("client = dict(password='abcdefghij')", "''", "", "pass", False),
+        ("pass", "''", "", "return dict(password='abcdefghij')", False),
     ],
 )
 def test_a_secret_in_an_agents_class_or_in_how_it_is_made(
-    attribute: str, default: str, given: str, known: bool, registered: str
+    attribute: str, default: str, given: str, within: str, known: bool, registered: str
 ) -> None:
-    cell = SECRET_AGENT.format(attribute=attribute, default=default, given=given)
+    cell = SECRET_AGENT.format(attribute=attribute, default=default, given=given, within=within)
     runs = CellRuns(HEAD, META, cell, f"ConnectorRegistry.register({registered.format(given=given)}, override=True)")
     module = make_module(
         runs.entries("b"), runs.cells, runs.namespace, is_secret=lambda text: known and "hunter22" in text
@@ -212,7 +216,9 @@ def test_a_secret_in_an_agents_class_or_in_how_it_is_made(
 
 
 def test_the_name_of_a_secret_is_none() -> None:
-    cell = SECRET_AGENT.format(attribute="token = 'SLURM_TOKEN'", default="'OPENAI_API_KEY'", given="api_key='short'")
+    cell = SECRET_AGENT.format(
+        attribute="token = 'SLURM_TOKEN'", default="'OPENAI_API_KEY'", given="api_key='short'", within="dict(token=self.name)"
+    )  # fmt: skip
     runs = CellRuns(HEAD, META, cell, "ConnectorRegistry.register(b, override=True)")
     assert make_module(runs.entries("b"), runs.cells, runs.namespace).complete
 

@@ -363,27 +363,23 @@ def _is_secret_text(value: object) -> bool:
     return isinstance(value, str) and len(value) >= 8 and not _VARIABLE.fullmatch(value)
 
 
-def _given(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """What a class gives to its attributes, a function to its parameters, and the calls of another statement by keywords."""
-    if isinstance(node, (ast.Expr, ast.Assign, ast.AnnAssign)):
-        calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
-        yield from ((word.arg, word.value) for call in calls for word in call.keywords if word.arg)
-    elif isinstance(node, ast.ClassDef):
-        for each in node.body:
-            if isinstance(each, ast.Assign):
-                yield from ((target.id, each.value) for target in each.targets if isinstance(target, ast.Name))
-            elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value is not None:
-                yield each.target.id, each.value
-            else:
-                yield from _given(each)
-    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        some, more = (
-            [*node.args.posonlyargs, *node.args.args],
-            zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
-        )
-        behind = some[len(some) - len(node.args.defaults) :]
-        yield from ((each.arg, value) for each, value in zip(behind, node.args.defaults, strict=True))
-        yield from ((each.arg, value) for each, value in more if value is not None)
+def _given(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """What calls in a statement give by keywords, classes to their attributes, and functions to their parameters."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Call):
+            yield from ((word.arg, word.value) for word in node.keywords if word.arg)
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.Assign):
+                    yield from ((target.id, each.value) for target in each.targets if isinstance(target, ast.Name))
+                elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value is not None:
+                    yield each.target.id, each.value
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            plain = [*node.args.posonlyargs, *node.args.args]
+            behind = plain[len(plain) - len(node.args.defaults) :]
+            yield from ((each.arg, value) for each, value in zip(behind, node.args.defaults, strict=True))
+            named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            yield from ((each.arg, value) for each, value in named if value is not None)
 
 
 def _is_there(module: str, attribute: str, value: Any) -> bool:
