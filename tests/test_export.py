@@ -236,7 +236,6 @@ def test_the_readme_has_five_commands(made: Export) -> None:
     assert len(commands) == 5 and '--from-literal=_FSEC_S_KEY="$VALUE_OF_FSEC_S_KEY"' in commands[1]
 
 
-@pytest.mark.slow
 def test_a_secret_whose_name_is_no_variables_of_a_shell(
     workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,25 +245,27 @@ def test_a_secret_whose_name_is_no_variables_of_a_shell(
     assert '--from-literal=_FSEC_PRIVATE-KEY.V1="$VALUE_OF_FSEC_PRIVATE_KEY_V1"' in readme
 
 
-@pytest.mark.parametrize("ends", ['"""', "\n", "\\", "`"])
 def test_the_name_of_a_type_is_no_code(
-    ends: str, workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flyteagent_nb.shipping.export._tried", lambda *_: [])  # a process of its own: others try that
-    name = f"x{ends}\nraise SystemExit: 1"
-    runs.run(SYNC.replace('task_type_name="s"', f"task_type_name={name!r}"))
+    names = [f"x{ends}\nraise SystemExit: 1" for ends in ('"""', "\n", "\\", "`")]
+    for letter, name in zip("STUV", names, strict=True):
+        agent = SYNC.replace('task_type_name="s"', f"task_type_name={name!r}")
+        runs.run(agent.replace("class S(", f"class {letter}(").replace("(S(), override", f"({letter}(), override"))
     made = exported(workspace, tmp_path / "out", runs)
-    assert (name, 0) in made.types
+    assert {kind for kind, _ in made.types} == {"a", *names}
     text = {path: (made.folder / path).read_text() for path in made.files}
-    body = ast.parse(text["out_agents.py"]).body
-    assert "raise SystemExit" in ast.get_docstring(ast.parse(text["out_agents.py"]))  # type: ignore[operator]
-    assert not any(isinstance(node, ast.Raise) for node in body)
+    module = ast.parse(text["out_agents.py"])
+    assert (ast.get_docstring(module) or "").count("raise SystemExit") == len(names)
+    assert not any(isinstance(node, ast.Raise) for node in module.body)
     for spelling in ("agent", "connector"):
         (read,) = yaml.safe_load_all(text[f"propeller-{spelling}-service.yaml"])
         assert set(read) == {"plugins", "tasks"}
-    assert len([line for line in text["README.md"].splitlines() if "raise SystemExit" in line]) == 1
+    assert len([line for line in text["README.md"].splitlines() if "raise SystemExit" in line]) == len(names)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
     runs.run(AGENT.format(created="nowhere").replace('"a"', '"b"').replace("A", "B").replace("BgentB", "AgentB"))
     runs.namespace["B"].create.__globals__["nowhere"] = object()
