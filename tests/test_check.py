@@ -358,23 +358,11 @@ WRONG = {
     ("my_agents",): "is not MODULE:TYPE",
     ("no_such_module_here:x",): "cannot be imported",
     ("flytekit.sensor:sensr",): "did you mean sensor?",
-    (
-        "flytekit.sensor:sensor",
-        "--task",
-        "nothing",
-    ): "there is no variable nothing\nhint: --task and --failing take what flytekit.sensor",
+    ("flytekit.sensor:sensor", "--task", "no"): "there is no variable no\nhint: --task and --failing take what flytekit.sensor",
     # A text is taken, with its quotes and white space: what is told is the next that does not do.
-    (
-        "flytekit.sensor:sensor",
-        "-i",
-        "where='New York'",
-        "-i",
-        "n=[1, 2]",
-        "--task",
-        "nothing",
-    ): "there is no variable nothing",
+    ("flytekit.sensor:sensor", "-i", "where='New York'", "-i", "n=[1, 2]", "--task", "no"): "there is no variable no",
     ("flytekit.sensor:sensor", "-i", "where=US"): "a shell takes quotes away, so a text has others around them",
-}
+}  # fmt: skip
 
 
 def test_a_command_line_that_does_not_do() -> None:

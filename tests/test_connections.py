@@ -373,6 +373,10 @@ def test_a_service_that_is_no_agent_service_is_not_connected(workspace: Workspac
     assert len(workspace.runner.router.connections()) == 1
 
 
+CREATED = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
+DONE = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
+
+
 class Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
     """A service that answers each of its methods with bytes, or with what a function makes of the request; a stream with an iterator."""
 
@@ -445,8 +449,6 @@ def test_a_service_s_own_deadline_is_not_one_of_the_settings(workspace: Workspac
 
 def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     garbage, told = b"\xff\xff\xff", "the service's answer cannot be read"
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
     connect = workspace.connections.connect
     with answering(ListAgents=garbage) as there, pytest.raises(ServiceError, match=told):
         connect("dev", there)
@@ -456,12 +458,13 @@ def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogC
         with pytest.raises(RunFailedError, match=told):
             run.result(PATIENCE)
         assert "it may have made a job" in run.snapshot.notes[0]
-    with answering(CreateTask=created, GetTask=garbage) as there:
+    with answering(CreateTask=CREATED, GetTask=garbage, DeleteTask=b"") as there:
         connect("dev", there)
         run = workspace.submit(scripted_task("answered"), {})
         until(lambda: told in run.snapshot.message)  # it is asked again, as after any failure of a poll
         run.cancel()
-    with answering(CreateTask=created, GetTask=done, GetTaskLogs=garbage) as there:
+        run.exception(PATIENCE)
+    with answering(CreateTask=CREATED, GetTask=DONE, GetTaskLogs=garbage) as there:
         connect("dev", there)
         run = workspace.submit(scripted_task("answered"), {})
         assert run.result(PATIENCE) is None
@@ -471,28 +474,23 @@ def test_an_answer_that_cannot_be_read(workspace: Workspace, caplog: pytest.LogC
 
 
 def test_a_service_older_than_listings_serves_what_is_routed_to_it(workspace: Workspace) -> None:
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
-    with answering(ListAgents=None, CreateTask=created, GetTask=done) as there:
+    with answering(ListAgents=None, CreateTask=CREATED, GetTask=DONE) as there:
         old = {"old": ServiceSettings(there, insecure=True)}
         made = workspace.connections.connect_all(PropellerConfig("agent-service", None, old, {"routed": "old"}), None)
-        assert (made[0].trouble, made[0].unreachable) == ("", None) and "✓ answers, and lists no types" in ServiceList(
-            made
-        ).text()
+        assert (made[0].trouble, made[0].unreachable) == ("", None)
+        assert "✓ answers, and lists no types" in ServiceList(made).text()
         assert service_of(workspace, "routed") == service_of(workspace, "routed", service="old") == "old"
         with pytest.raises(TaskTypeNotFoundError, match="no agent serves the task type 'rooted'"):
             service_of(workspace, "rooted")
 
 
 def test_of_a_log_that_breaks_off_what_came_is_shown(workspace: Workspace) -> None:
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
 
     def log(request: bytes) -> Iterator[bytes]:
         yield pb.GetTaskLogsResponse(body=pb.GetTaskLogsResponseBody(results=["one"])).SerializeToString()
         raise RuntimeError("no more")
 
-    with answering(CreateTask=created, GetTask=done, GetTaskLogs=log) as there:
+    with answering(CreateTask=CREATED, GetTask=DONE, GetTaskLogs=log) as there:
         workspace.connections.connect("dev", there)
         run = workspace.submit(scripted_task("answered"), {})
         run.result(PATIENCE)
@@ -502,8 +500,6 @@ def test_of_a_log_that_breaks_off_what_came_is_shown(workspace: Workspace) -> No
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, breaks: bool) -> None:
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
     listing = pb.ListAgentsResponse(agents=[pb.Agent(name="a", supported_task_types=["answered"])])
     answers = [listing.SerializeToString()] * 2
 
@@ -513,15 +509,14 @@ def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, b
         raise RuntimeError("no more for tok-0123456789")
 
     def log(request: bytes) -> Iterator[bytes]:
-        yield pb.GetTaskLogsResponse(
-            body=pb.GetTaskLogsResponseBody(results=["called with tok-0123456789"])
-        ).SerializeToString()
+        body = pb.GetTaskLogsResponseBody(results=["called with tok-0123456789"])
+        yield pb.GetTaskLogsResponse(body=body).SerializeToString()
         if breaks:
             raise RuntimeError("tok-0123456789 has expired")
 
     workspace.masking.add("tok-0123456789")
     try:
-        with answering(CreateTask=created, GetTask=done, GetTaskLogs=log, ListAgents=list_agents) as there:
+        with answering(CreateTask=CREATED, GetTask=DONE, GetTaskLogs=log, ListAgents=list_agents) as there:
             workspace.connections.connect("dev", there)
             run = workspace.submit(scripted_task("answered"), {})
             run.result(PATIENCE)
@@ -536,13 +531,11 @@ def test_what_another_service_says_of_a_secret_is_masked(workspace: Workspace, b
 
 
 def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> None:
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
     body = pb.GetTaskLogsResponseBody(results=["one", "two"])
     for line in ("one", "two"):
         body.structured_lines.add(message=line)
     log = pb.GetTaskLogsResponse(body=body).SerializeToString()
-    with answering(CreateTask=created, GetTask=done, GetTaskLogs=log) as there:
+    with answering(CreateTask=CREATED, GetTask=DONE, GetTaskLogs=log) as there:
         workspace.connections.connect("dev", there)
         run = workspace.submit(scripted_task("answered"), {})
         run.result(PATIENCE)
@@ -550,10 +543,8 @@ def test_a_log_that_comes_in_both_fields_is_read_once(workspace: Workspace) -> N
 
 
 def test_where_a_service_has_no_log_it_is_not_said_that_nothing_was_printed(workspace: Workspace) -> None:
-    created = pb.CreateTaskResponse(resource_meta=b"m").SerializeToString()
-    done = pb.GetTaskResponse(resource=pb.Resource(phase=TaskExecution.SUCCEEDED)).SerializeToString()
     verbs = RecordVerbs(workspace, None)
-    with answering(CreateTask=created, GetTask=done, GetTaskLogs=None) as there:
+    with answering(CreateTask=CREATED, GetTask=DONE, GetTaskLogs=None) as there:
         workspace.connections.connect("dev", there)
         workspace.submit(scripted_task("answered"), {}).result(PATIENCE)
         told = "the agent service 'dev' hands out no log of this job; what its agent prints stays there"
@@ -605,21 +596,9 @@ def test_an_address(address: str, target: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [
-        "h",
-        "https://h:1",
-        "h:x",
-        ":1",
-        "a:1,b",
-        "h:99999",
-        "h:0",
-        "127.0.0.1:1,127.0.0.1:99999",
-        "[::1]",
-        "[::1]:99999",
-        "::1:80",
-        "[::1]:1,127.0.0.1:1",
-    ],
-)
+    ["h", "https://h:1", "h:x", ":1", "a:1,b", "h:99999", "h:0", "127.0.0.1:1,127.0.0.1:99999",
+     "[::1]", "[::1]:99999", "::1:80", "[::1]:1,127.0.0.1:1"],
+)  # fmt: skip
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ArgumentError):
         target_of(address)
@@ -629,11 +608,8 @@ def test_a_folder_for_outputs_is_made_and_a_store_is_known(tmp_path: Path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert prefix_of("~/a/b") == prefix_of("a/b/") == str(tmp_path / "a/b") and (tmp_path / "a/b").is_dir()
-    assert [prefix_of(each) for each in ("", "s3://bucket", "gs://bucket/runs")] == [
-        "",
-        "s3://bucket",
-        "gs://bucket/runs",
-    ]
+    for outputs in ("", "s3://bucket", "gs://bucket/runs"):
+        assert prefix_of(outputs) == outputs
     (tmp_path / "file").touch()
     for outputs, told in (
         ("s3:/bucket", "no folder's path"),
