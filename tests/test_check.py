@@ -24,6 +24,8 @@ from flyteagent_nb.loop import get_loop_thread
 from flyteagent_nb.notebook.check_verb import CheckReport, check_type
 from flyteagent_nb.shipping import judging
 from flyteagent_nb.shipping.check import Check, Subject
+from flyteagent_nb.shipping.second import MODULE as CELLS
+from flyteagent_nb.shipping.second import NotStartedError, ServiceProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -363,6 +365,16 @@ WRONG = {
     ("flytekit.sensor:sensor", "-i", "where='New York'", "-i", "n=[1, 2]", "--task", "no"): "there is no variable no",
     ("flytekit.sensor:sensor", "-i", "where=US"): "a shell takes quotes away, so a text has others around them",
 }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_second_service_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a kernel has it
+    service = ServiceProcess()
+    with pytest.raises(NotStartedError) as raised:
+        service.start([CELLS], source="int('no number ' * 12)")
+    service.close()
+    assert str(raised.value) == f"ValueError: invalid literal for int() with base 10: {'no number ' * 12!r}"
 
 
 def test_a_command_line_that_does_not_do() -> None:

@@ -278,13 +278,18 @@ def test_a_class_that_is_not_complete_is_said(workspace: Workspace, runs: CellRu
     assert "nowhere, which B needs" in text and "1 problem" in text and "out" in Exported(made).html()
 
 
-def test_an_import_that_fails_is_found_out(workspace: Workspace, runs: CellRuns, tmp_path: Path) -> None:
+def test_an_import_that_fails_is_found_out(
+    workspace: Workspace, runs: CellRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a kernel has it
     runs.run("PLACE = 5")
     runs.run(AGENT.format(created="PLACE"))
     runs.run("ConnectorRegistry.register(a, override=True)")
-    runs.ran[runs.ran.index(Cell("PLACE = 5"))] = Cell("PLACE = 1 // 0")  # as where it worked in this kernel only
+    runs.ran[runs.ran.index(Cell("PLACE = 5"))] = Cell(
+        "PLACE = int('no number ' * 12)"
+    )  # as where it worked in this kernel only
     (bad,) = [f for f in exported(workspace, tmp_path / "out", runs).findings if f.sign == "bad"]
-    assert "does not import: ZeroDivisionError" in bad.told
+    assert f"does not import: ValueError: invalid literal for int() with base 10: {'no number ' * 12!r}" in bad.told
 
 
 def test_the_folder(workspace: Workspace, made: Export, runs: CellRuns, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from flyteagent_nb.serving.secret_store import name_of
 from flyteagent_nb.shipping.cells import Cells
 from flyteagent_nb.shipping.distributions import pins_of, release_of
 from flyteagent_nb.shipping.module import ELSEWHERE, make_module
+from flyteagent_nb.shipping.second import whole_words
 from flyteagent_nb.shipping.templates import render
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ def _tried(folder: Path, module: str, entries: Sequence[AgentEntry], made: Agent
     """Import the module as a service would, with nothing of this kernel."""
     with subprocess.Popen(
         [sys.executable, "-B", "-c", _TRY, module],
-        cwd=folder, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, env=whole_words(), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
             answer, complaints = process.communicate(timeout=IMPORT_WAIT)

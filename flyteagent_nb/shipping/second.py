@@ -23,6 +23,15 @@ MODULE = "agents_of_this_notebook"
 """What the module is called that holds a notebook's agents."""
 
 
+def whole_words() -> dict[str, str]:
+    """The environment of a process whose last line is told: rich, in which flytekit has tracebacks end, breaks it where a terminal would
+    end, and in a kernel it is coloured.
+    """
+    environment = {**os.environ, "COLUMNS": "10000"}
+    environment.pop("FORCE_COLOR", None)
+    return environment
+
+
 class NotStartedError(Exception):
     """The process does not serve. The text says why."""
 
@@ -56,7 +65,7 @@ class ServiceProcess:
         if source:
             (folder / f"{MODULE}.py").write_text(source, encoding="utf-8")
         paths = (str(folder), *(path or os.getcwd() for path in sys.path))
-        environment = {**os.environ, **(variables or {}), "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**whole_words(), **(variables or {}), "PYTHONPATH": os.pathsep.join(paths)}
         environment.pop("PYTHONSTARTUP", None)
         token = folder / "token"
         with self._lock:
