@@ -382,7 +382,7 @@ def test_the_types_of_a_text_file_are_found(sandbox: Sandbox, tmp_path: Path, na
         ("shop.t", "none.xlsx", "is no file that a table can be made of"),
         ("shop.t", 7, "no table can be made of a int"),
         ("shop.t", pd.DataFrame({"a": [1, "x"]}), "no table can be made of the frame"),
-        ("shop.t", pd.DataFrame({"a": [10**30]}), "no table can be made of the frame"),
+        ("shop.t", pd.DataFrame({"a": [10**30]}), "texts for numbers beyond 64 bits"),
         ("shop.t", pl.DataFrame({"a": pl.Series([object()], dtype=pl.Object)}), "column 'a' holds Python objects"),
         ("shop.t", {"took": [dt.timedelta(1)]}, "column 'took' is a duration"),
         ("shop.t", pd.DataFrame({"m": pd.period_range("2024-01", periods=1, freq="M")}), "column 'm' is a period"),
@@ -397,7 +397,7 @@ def test_the_types_of_a_text_file_are_found(sandbox: Sandbox, tmp_path: Path, na
 def test_a_table_that_cannot_be_made_is_told(sandbox: Sandbox, table: str, data: Any, words: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         sandbox.load(table, pa.table(data) if isinstance(data, dict) else data)
-    assert words in caught.value.message and caught.value.hint
+    assert words in str(caught.value) and caught.value.hint
 
 
 def test_a_broken_file_is_told_in_the_reader_s_words(sandbox: Sandbox, tmp_path: Path) -> None:

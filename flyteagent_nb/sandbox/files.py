@@ -63,7 +63,7 @@ def frame_of(data: Any) -> pyarrow.Table:
         elif isinstance(data, pyarrow.RecordBatch):
             data = pyarrow.Table.from_batches([data])
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
-        hint = "give each column a name of its own and one type"
+        hint = "give each column a name of its own and one type, and texts for numbers beyond 64 bits"
         raise ArgumentError(f"no table can be made of the frame: {error}", hint=hint) from error
     if not isinstance(data, pyarrow.Table):
         raise ArgumentError(f"no table can be made of {article(type(data).__name__)}", hint=_GIVE)
