@@ -380,7 +380,7 @@ def test_the_types_of_a_text_file_are_found(sandbox: Sandbox, tmp_path: Path, na
         ("shop.", {"a": [1]}, "is no table of BigQuery's"),
         ("shop.t", "none.csv", "there is no file"),
         ("shop.t", "none.xlsx", "is no file that a table can be made of"),
-        ("shop.t", 7, "no table can be made of a int"),
+        ("shop.t", 7, "no table can be made of an int"),
         ("shop.t", pd.DataFrame({"a": [1, "x"]}), "no table can be made of the frame"),
         ("shop.t", pd.DataFrame({"a": [10**30]}), "texts for numbers beyond 64 bits"),
         ("shop.t", pl.DataFrame({"a": pl.Series([object()], dtype=pl.Object)}), "column 'a' holds Python objects"),

@@ -339,7 +339,7 @@ def test_a_column_of_nothing_but_nulls_is_a_text(sandbox: Workspace) -> None:
         ("shop.public.x", pa.table({"a": [1], "A": [2]}), "two columns are 'A', or differ in their case alone"),
         ("shop.public.x", pd.DataFrame({"took": [pd.Timedelta(1)]}), r"column 'took' is a duration\[ns\]"),
         ("shop.public.x", pd.DataFrame({"mixed": [1, "x"]}), "column mixed"),
-        ("shop.public.x", 5, "no table can be made of a int"),
+        ("shop.public.x", 5, "no table can be made of an int"),
         ("shop.public.x", "nowhere.csv", r"there is no file .*nowhere\.csv"),
         ("shop.public.x", "sheet.xlsx", "sheet.xlsx is no file that a table can be made of"),
     ],

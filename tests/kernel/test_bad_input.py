@@ -168,7 +168,7 @@ def one_error(kernel: Kernel, code: str, *, view: bool = False) -> str:
             "%%agent_task scripted --returns x:list\n{}",
             "--returns x:list: Flyte has no type for it\nhint: write list[int]",
         ),
-        ("%%agent_task scripted --returns x:agents\n{}", "'agents' is not a type but a Agents"),
+        ("%%agent_task scripted --returns x:agents\n{}", "'agents' is not a type but an Agents"),
         ("%%agent_task scripted -o a -b\n{}", "-b does not wait"),
         ("%%agent_task scripted --returns x:strr\n{}", "did you mean str?"),
         ("%%agent_task scripted --service elsewhere\n{}", "no agent service is called 'elsewhere'"),
