@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyteagent_nb import wire
 from flyteagent_nb.config import FlyteAgentNB
-from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError, article
+from flyteagent_nb.errors import FlyteAgentNBError, JournalError, ServiceError, WrongThreadError, article
 from flyteagent_nb.folders import private_folder
 from flyteagent_nb.loop import get_loop_thread, guard_forks, prepare_fork
 from flyteagent_nb.masking import Masking
@@ -81,6 +81,7 @@ class Workspace:
         # Held while it is opened or closed: what one puts in place, the other must not take away.
         self._changing = threading.Lock()
         self._opened: concurrent.futures.Future[None] | None = None
+        self._opener: threading.Thread | None = None
         self._thread: LoopThread | None = None
         self._loading: FlytekitLoading | None = None
         self._on_flytekit: list[Callable[[], object]] = []
@@ -144,7 +145,8 @@ class Workspace:
             guard_forks(thread)
         self._loading = FlytekitLoading(self._flytekit_loaded, self.catalog.record_broken, self._do)
         self._loading.install()
-        threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True).start()
+        self._opener = threading.Thread(target=self._open, args=(opened,), name="flyteagent_nb-open", daemon=True)
+        self._opener.start()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the agent service serves; opens it where nobody did.
@@ -152,11 +154,16 @@ class Workspace:
         Raises:
             ServiceError: it does not start, or was closed meanwhile; it is not opened from inside an agent.
             TimeoutError: it takes longer than ``timeout`` seconds.
-            WrongThreadError: on the loop's thread, before it serves.
+            WrongThreadError: before it serves, on the loop's thread or on the one that starts it, which imports the plug-ins.
         """
         from flyteagent_nb.serving.capture import in_agent_code
 
         opened = self._opened
+        if threading.current_thread() is self._opener and (opened is None or not opened.done()):
+            raise WrongThreadError(
+                "the agent service of this kernel starts while this is imported, and cannot be waited for here",
+                hint="do it in a function that is called later",
+            )
         if opened is None:
             if in_agent_code():  # of a service that was closed under it: to open another one is not an agent's business
                 raise _closed()
