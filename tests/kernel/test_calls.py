@@ -25,7 +25,7 @@ from flytekit.extend import TaskPlugins
 from flytekit.extend.backend.base_connector import Resource, SyncConnectorBase, SyncConnectorExecutorMixin
 
 class AddAgent(SyncConnectorBase):
-    '''Adds its inputs and one; refuses 13, does not end of -1, and of -2 once it was given 1003.'''
+    '''Adds its inputs and one; refuses 13, does not end of -1, and of -n once it was given 1000 + n.'''
     name = "Add"
     calls = []
     def __init__(self):
@@ -35,7 +35,7 @@ class AddAgent(SyncConnectorBase):
         self.calls.append(numbers)
         if 13 in numbers:
             raise ValueError("unlucky")
-        while -1 in numbers or (-2 in numbers and [1003] not in self.calls):
+        while -1 in numbers or any(n < -1 and [1000 - n] not in self.calls for n in numbers):
             await asyncio.sleep(0.01)
         return Resource(phase=TaskExecution.SUCCEEDED, outputs={"o0": sum(numbers) + 1})
 
@@ -225,7 +225,7 @@ def test_an_eager_workflow_shows_its_runs_while_they_go_on(kernel: Kernel, tmp_p
     assert [d["text/plain"].split(",")[0] for d in cell.displays] == ["eagerly: 1 succeeded"]
     kernel.ok(
         f"import pathlib\ngo = pathlib.Path({str(tmp_path / 'go')!r})\nAddAgent.calls.clear()\n"
-        "threading.Thread(target=lambda: until(go.exists) and AddAgent.calls.append([1003]), daemon=True).start()"
+        "threading.Thread(target=lambda: until(go.exists) and AddAgent.calls.append([1002]), daemon=True).start()"
     )
     message = kernel.start("await eagerly(a=-2)")
     kernel.wait_for_display(message, "eagerly: 1 running")
@@ -291,7 +291,7 @@ def test_a_map_task_that_cannot_succeed_any_more_ends(kernel: Kernel, call: str,
 
 
 def test_a_map_task_starts_the_next_as_soon_as_one_has_ended(kernel: Kernel) -> None:
-    assert kernel.value("map_task(inc, concurrency=2)(a=[-2, 1, 1003])") == "[-1, 2, 1004]"
+    assert kernel.value("map_task(inc, concurrency=2)(a=[-3, 1, 1003])") == "[-2, 2, 1004]"
 
 
 @pytest.mark.parametrize(
