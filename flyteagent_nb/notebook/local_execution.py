@@ -213,8 +213,13 @@ class LocalExecution:
                             other.cancel()
                 return [start_next()] if len(runs) < count and (len(failed) <= spare or run_all) else ()
 
-            with stop_guard(self._workspace.config.stop_grace, wait) as guard:
-                guard.wait([start_next() for _ in range(min(mapped.concurrency or count, count))], ended)
+            try:
+                with stop_guard(self._workspace.config.stop_grace, wait) as guard:
+                    guard.wait([start_next() for _ in range(min(mapped.concurrency or count, count))], ended)
+            except Exception:  # an element that cannot be sent: nobody waits for the others any more
+                for run in runs:
+                    run.cancel()
+                raise
             if len(failed) > spare:
                 failed[0].result()
         if not mapped.interface.outputs:

@@ -290,6 +290,14 @@ def test_a_map_task_that_cannot_succeed_any_more_ends(kernel: Kernel, call: str,
     assert kernel.value("sorted(run.phase for run in new)") == phases
 
 
+@pytest.mark.parametrize("call", ["map_task(inc)(a=[-1, 2**70])", "map_task(inc, concurrency=2)(a=[-1, 1, 2**70])"])
+def test_an_element_that_cannot_be_sent_ends_the_others_of_its_map_task(kernel: Kernel, call: str) -> None:
+    kernel.ok("runs_before = runs()")
+    assert kernel.fails(call).error.startswith("InputError: input 'a' of task 'inc' takes an int, not int 11805")
+    kernel.ok("new = flyteagent_nb.get_workspace().runner.runs()[: runs() - runs_before]")
+    assert kernel.value("until(lambda: all(run.done for run in new)), new[-1].phase") == "(True, 'ABORTED')"
+
+
 def test_a_map_task_starts_the_next_as_soon_as_one_has_ended(kernel: Kernel) -> None:
     assert kernel.value("map_task(inc, concurrency=2)(a=[-3, 1, 1003])") == "[-2, 2, 1004]"
 
