@@ -51,6 +51,9 @@ T = TypeVar("T")
 CLOSE_WAIT = 2.0
 """Seconds that closing may take."""
 
+EXIT_WAIT = 10.0
+"""Seconds that the end of the process waits for a start that is under way: a plug-in's import may hang."""
+
 BLOCKING_INSTALLED = 1.0
 """Seconds that an agent of an installed package may hold the loop before a person is told: what is no bother is not theirs to mend."""
 
@@ -128,7 +131,7 @@ class Workspace:
                 if not is_open:
                     self._opened = opened
             if not is_open:
-                atexit.register(self.close)
+                atexit.register(self._at_exit)
                 try:
                     self._begin(opened)
                 except BaseException as error:  # who waits, and who closes it, must not wait for good
@@ -197,13 +200,22 @@ class Workspace:
         with self._changing if is_ours else contextlib.nullcontext():
             return self._close_all()
 
+    def _at_exit(self) -> None:
+        opened, thread = self._opened, self._thread
+        if opened is not None and thread is not None and not thread.forked:
+            concurrent.futures.wait([opened], timeout=EXIT_WAIT)
+            if not opened.done():
+                self.sandboxes.close()
+                return
+        self.close()
+
     def _close_all(self) -> int:
         with self._lock:
             opened, self._opened = self._opened, None
         if opened is None:
             self.sandboxes.close()
             return 0
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
         thread = self._thread
         left = 0
         try:

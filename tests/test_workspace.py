@@ -185,20 +185,32 @@ def test_waiting_on_the_loops_own_thread_before_it_serves(workspace: Workspace) 
     workspace.wait(PATIENCE)
 
 
-def test_a_plugin_that_waits_for_the_service_at_its_import_does_not_wait_for_itself(tmp_path: Path) -> None:
-    """It would end as a kernel whose service starts for ever."""
-    info = tmp_path / "asks-1.dist-info"
+def with_plugin(folder: Path, source: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a process that finds a plug-in of flytekit's whose module is ``source``."""
+    info = folder / "asks-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: asks\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[flytekit.plugins]\nasks = asks\n")
-    (tmp_path / "asks.py").write_text("import flyteagent_nb\nflyteagent_nb.get_workspace().wait()\n")
-    code = (
-        "import flyteagent_nb\nw = flyteagent_nb.get_workspace()\n"
-        f"w.wait({PATIENCE})\nprint([(each.name, each.reason) for each in w.catalog.broken])"
+    (folder / "asks.py").write_text(source)
+    code = f"import flyteagent_nb, flyteagent_nb.workspace\nw = flyteagent_nb.get_workspace()\n{code}"
+    env = {**os.environ, "PYTHONPATH": python_path(folder)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+
+
+def test_a_plugin_that_waits_for_the_service_at_its_import_does_not_wait_for_itself(tmp_path: Path) -> None:
+    """It would end as a kernel whose service starts for ever."""
+    waits = "import flyteagent_nb\nflyteagent_nb.get_workspace().wait()\n"
+    done = with_plugin(
+        tmp_path, waits, f"w.wait({PATIENCE})\nprint([(each.name, each.reason) for each in w.catalog.broken])"
     )
-    env = {**os.environ, "PYTHONPATH": python_path(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
     assert "('asks', 'WrongThreadError: the agent service of this kernel starts while" in done.stdout, done
+
+
+def test_a_plugin_whose_import_hangs_does_not_hold_up_the_end_of_the_process(tmp_path: Path) -> None:
+    hangs = "import pathlib, threading\npathlib.Path(__file__).with_name('here').touch()\nthreading.Event().wait()\n"
+    began = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'here')!r}).exists():\n    time.sleep(0.01)"
+    done = with_plugin(tmp_path, hangs, f"flyteagent_nb.workspace.EXIT_WAIT = 0.1\nw.open()\n{began}")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_service_that_cannot_start_says_so_and_may_be_tried_again(workspace: Workspace, tmp_path: Path) -> None:
